@@ -1,0 +1,53 @@
+"""What happened: the hash-chained ledger. Import from here, not from the modules inside."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.ledger.events import START, Cursor, Draft, Event
+    from harness.ledger.guards import Acquire, Expect, Fence, Free, Guard, Lease, Release, Reserve, Unique
+    from harness.ledger.memory import MemoryStore
+    from harness.ledger.sqlite import SQLiteStore
+    from harness.ledger.store import Appended, Head, Problem, Store, Verification, Write
+    from harness.ledger.views import Statement, Value, View
+
+_HOME = {
+    "Acquire": "guards",
+    "Appended": "store",
+    "Cursor": "events",
+    "Draft": "events",
+    "Event": "events",
+    "Expect": "guards",
+    "Fence": "guards",
+    "Free": "guards",
+    "Guard": "guards",
+    "Head": "store",
+    "Lease": "guards",
+    "MemoryStore": "memory",
+    "Problem": "store",
+    "Release": "guards",
+    "Reserve": "guards",
+    "SQLiteStore": "sqlite",
+    "START": "events",
+    "Statement": "views",
+    "Store": "store",
+    "Unique": "guards",
+    "Value": "views",
+    "Verification": "store",
+    "View": "views",
+    "Write": "store",
+}
+
+__all__ = [
+    "START", "Acquire", "Appended", "Cursor", "Draft", "Event", "Expect", "Fence", "Free", "Guard", "Head", "Lease",
+    "MemoryStore", "Problem", "Release", "Reserve", "SQLiteStore", "Statement", "Store", "Unique", "Value", "Verification",
+    "View", "Write",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
