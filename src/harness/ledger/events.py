@@ -43,7 +43,9 @@ def canonical(payload: object) -> bytes:
     if b"null" in data:  # msgspec writes NaN as null, so only then is a closer look needed
         _refuse_nan(msgspec.to_builtins(payload))
     if len(data) > MAX_PAYLOAD_BYTES:
-        raise LedgerError(f"payload of {len(data)} bytes is over the limit of {MAX_PAYLOAD_BYTES}; store it as an artifact in parts")
+        raise LedgerError(
+            f"payload of {len(data)} bytes is over the limit of {MAX_PAYLOAD_BYTES}; store it as an artifact in parts"
+        )
     return data
 
 

@@ -6,7 +6,13 @@ without importing the package that owns it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
 import msgspec
+
+from harness.errors import Conflict, Fenced, KeyTaken, LeaseHeld, LedgerError, Refused
 
 
 class Guard(msgspec.Struct, frozen=True, gc=False):
@@ -84,3 +90,85 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     def held_at(self, now_us: int) -> bool:
         """Whether somebody holds it at this time."""
         return self.holder is not None and now_us < self.expires_us
+
+
+class Rows(Protocol):
+    """The guard tables inside one transaction."""
+
+    def head_seq(self, stream: str) -> int: ...
+
+    def key(self, name: str) -> tuple[str, int] | None: ...
+
+    def lease(self, name: str) -> Lease | None: ...
+
+    def counter(self, name: str) -> int: ...
+
+
+@dataclass(slots=True)
+class Effects:
+    """What passing guards change; None frees a key."""
+
+    keys: dict[str, tuple[str, int] | None] = field(default_factory=dict[str, tuple[str, int] | None])
+    leases: dict[str, Lease] = field(default_factory=dict[str, Lease])
+    counters: dict[str, int] = field(default_factory=dict[str, int])
+
+
+def judge(guards: Sequence[Guard], rows: Rows, *, first: tuple[str, int], now_us: int) -> Effects:
+    """Check guards in order, each seeing what the ones before change. Raises what the first refusal is.
+
+    `first` is the stream and sequence of the append's first event, which holds its unique keys.
+    """
+    effects = Effects()
+    for guard in guards:
+        match guard:
+            case Expect(stream, seq):
+                if (actual := rows.head_seq(stream)) != seq:
+                    raise Conflict(f"{stream} is at {actual}, not at {seq}", name=stream, expected=seq, actual=actual)
+            case Unique(key):
+                held = effects.keys[key] if key in effects.keys else rows.key(key)
+                if held is not None:
+                    raise KeyTaken(key, stream=held[0], seq=held[1])
+                effects.keys[key] = first
+            case Free(key):
+                effects.keys[key] = None
+            case Acquire() | Fence() | Release():
+                lease = effects.leases.get(guard.lease) or rows.lease(guard.lease)
+                changed = _judge_lease(guard, lease, now_us)
+                if changed is not None:
+                    effects.leases[guard.lease] = changed
+            case Reserve(counter, amount, limit):
+                reserved = effects.counters[counter] if counter in effects.counters else rows.counter(counter)
+                if limit is not None and amount > 0 and reserved + amount > limit:
+                    raise Refused(counter, amount=amount, reserved=reserved, limit=limit)
+                effects.counters[counter] = reserved + amount
+            case _:
+                raise LedgerError(f"{type(guard).__name__} is no guard that this ledger knows")
+    return effects
+
+
+def _judge_lease(guard: Acquire | Fence | Release, lease: Lease | None, now_us: int) -> Lease | None:
+    token = lease.token if lease else 0
+    if isinstance(guard, Acquire):
+        if lease is not None and lease.held_at(now_us) and lease.holder != guard.holder:
+            raise LeaseHeld(guard.lease, holder=str(lease.holder), expires_us=lease.expires_us)
+        if guard.token != token + 1:
+            raise Conflict(
+                f"lease {guard.lease!r} is at token {token}, so the next is {token + 1}, not {guard.token}",
+                name=guard.lease, expected=guard.token - 1, actual=token,
+            )  # fmt: skip
+        return Lease(
+            name=guard.lease, token=guard.token, holder=guard.holder, expires_us=now_us + round(guard.ttl_seconds * 1_000_000)
+        )
+    holder = lease.holder if lease else None
+    if guard.token != token or holder is None:
+        raise Fenced(guard.lease, token=guard.token, current=token, holder=holder)
+    if isinstance(guard, Release):
+        return Lease(name=guard.lease, token=token, holder=None, expires_us=now_us)
+    return None
+
+
+def renewed(lease: Lease | None, name: str, token: int, ttl_seconds: float, now_us: int) -> Lease:
+    """The lease from now on for `ttl_seconds` more. Raises `Fenced` if it was lost."""
+    _judge_lease(Fence(name, token), lease, now_us)
+    assert lease is not None
+    return Lease(name=name, token=token, holder=lease.holder, expires_us=now_us + round(ttl_seconds * 1_000_000))

@@ -105,9 +105,7 @@ class Store(Protocol):
         """Events of all streams in the ledger's order. `streams` are beginnings of names; empty means all."""
         ...
 
-    def follow(
-        self, *, after: Cursor = START, streams: Sequence[str] = (), types: Sequence[str] = ()
-    ) -> AsyncIterator[Event]:
+    def follow(self, *, after: Cursor = START, streams: Sequence[str] = (), types: Sequence[str] = ()) -> AsyncIterator[Event]:
         """As `read_all`, and then whatever comes, pushed across processes. Never ends by itself; cancel it."""
         ...
 

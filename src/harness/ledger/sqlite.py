@@ -1,0 +1,362 @@
+"""The ledger in one SQLite file: the `Store` for one machine and any number of its processes.
+
+Reads run inline on a connection of their own, a page at a time; writes go through `group` and `transaction`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Self, TypeVar, cast
+
+from harness.clock import Clock, SystemClock
+from harness.errors import LedgerError
+from harness.ledger import proof
+from harness.ledger.chain import Prepared
+from harness.ledger.database import Durability, connect, unavailable
+from harness.ledger.events import START, Cursor, Event
+from harness.ledger.folding import Folding
+from harness.ledger.gate import Gate
+from harness.ledger.group import Entry, GroupCommit
+from harness.ledger.guards import Guard, Lease, renewed
+from harness.ledger.store import Appended, Head, Verification, Write
+from harness.ledger.transaction import Writer
+from harness.ledger.views import Value, View
+from harness.wake import Bell
+
+T = TypeVar("T")
+
+_COLUMNS = """e.position, s.name, e.seq, e.type, e.ts, e.actor, e.tenant, e.parent, e.key, e.schema,
+    CAST(e.data AS BLOB), e.salt, e.digest, e.prev, e.hash"""
+_EVENTS = f"SELECT {_COLUMNS} FROM events e JOIN streams s ON s.id = e.stream"
+_PAGE = 500
+_NEAR = 5000  # so many positions are scanned rather than looked up by stream
+_LOOK_AGAIN_SECONDS = 1.0  # a writer may have died between its commit and the bell
+_BUSY_SECONDS = 10.0
+
+
+def _event(row: Sequence[object]) -> Event:
+    position, stream, seq, type_, ts, actor, tenant, parent, key, schema, data, salt, digest, prev, hash_ = row
+    return Event(
+        position=position, stream=stream, seq=seq, type=type_, ts=ts, actor=actor, tenant=tenant, parent=parent, key=key,
+        schema=schema, data=data, salt=salt, digest=digest, prev=prev, hash=hash_, cursor=Cursor(str(position)),
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+class SQLiteStore:
+    """A ledger in a SQLite file. See `Store` for the promises.
+
+    `create` makes a missing file (its folder must exist); `read_only` writes nothing at all. `durability`
+    "full" survives power loss, "process" survives kill -9 only. An append that waits longer than
+    `busy_seconds` for another process raises `Busy`. Raises `StoreUnavailable`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        actor: str = "harness",
+        tenant: str = "default",
+        create: bool = True,
+        read_only: bool = False,
+        durability: Durability = "full",
+        busy_seconds: float = _BUSY_SECONDS,
+        clock: Clock | None = None,
+        views: Sequence[View] = (),
+    ) -> None:
+        self.path = Path(path)
+        self.actor = actor
+        self.tenant = tenant
+        self.clock: Clock = clock or SystemClock()
+        self.read_only = read_only
+        self._pid = os.getpid()
+        self._folding = Folding(self._scan)
+        self._folding.register(views)
+        self._bell = Bell(Path(f"{self.path}-bell"))
+        self._writer: Writer | None = None
+        self._closed = False
+        if not read_only:
+            connection = connect(self.path, create=create, read_only=False, durability=durability)
+            self._writer = Writer(connection, self._folding, self.clock, self.location)
+            self._gate = Gate(self.path)
+            self._group = GroupCommit(self._commit, self._gate, name=self.location, busy_seconds=busy_seconds)
+        self._reader = connect(self.path, create=False, read_only=True, durability=durability)
+
+    @classmethod
+    async def open(cls, path: str | Path, **options: object) -> Self:
+        """The same as the constructor, for code that opens any kind of store."""
+        return cls(path, **options)  # type: ignore[arg-type]
+
+    @property
+    def location(self) -> str:
+        return str(self.path)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # Writing
+
+    async def append(self, *writes: Write, guards: Sequence[Guard] = ()) -> Appended:
+        work = Prepared(writes, guards, now_us=self.clock.now_us(), actor=self.actor, tenant=self.tenant)
+        return cast(Appended, await self._put(work, awaited=True))
+
+    def submit(self, *writes: Write, guards: Sequence[Guard] = ()) -> Awaitable[Appended]:
+        work = Prepared(writes, guards, now_us=self.clock.now_us(), actor=self.actor, tenant=self.tenant)
+        return cast("Awaitable[Appended]", self._put(work, awaited=False))
+
+    def _put(self, work: Prepared | Callable[[], object], *, awaited: bool) -> Awaitable[object]:
+        if self._closed or self.read_only:
+            raise LedgerError(f"{self.location} is {'closed' if self._closed else 'opened for reading only'}")
+        if os.getpid() != self._pid:
+            raise LedgerError(f"{self.location} was opened by process {self._pid}; open it anew after a fork")
+        return self._group.put(work, awaited=awaited)
+
+    def _commit(self, entries: list[Entry]) -> None:
+        assert self._writer is not None
+        if self._writer.commit(entries):
+            self._bell.ring()
+
+    async def _job(self, job: Callable[[Writer], T]) -> T:
+        """Run a function in the writer's turn, inside its transaction."""
+        writer = self._writer
+        return cast(T, await self._put(lambda: job(cast(Writer, writer)), awaited=True))
+
+    async def renew(self, lease: str, token: int, ttl_seconds: float) -> Lease:
+        def job(writer: Writer) -> Lease:
+            fresh = renewed(writer.lease(lease), lease, token, ttl_seconds, self.clock.now_us())
+            writer.put_lease(fresh)
+            return fresh
+
+        return await self._job(job)
+
+    # Reading
+
+    def _rows(self, sql: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        if self._closed:
+            raise LedgerError(f"{self.location} is closed")
+        try:
+            return self._reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise unavailable(error, self.location) from error
+
+    async def head(self, stream: str) -> Head | None:
+        rows = self._rows("SELECT name, seq, hash, position, ts FROM streams WHERE name = ?", (stream,))
+        return _head(rows[0]) if rows else None
+
+    async def heads(self, prefix: str = "") -> list[Head]:
+        sql = "SELECT name, seq, hash, position, ts FROM streams WHERE name >= ? AND name < ? ORDER BY name"
+        return [_head(row) for row in self._rows(sql, _span(prefix))]
+
+    async def read(self, stream: str, *, after: int = 0, limit: int | None = None) -> list[Event]:
+        sql = f"{_EVENTS} WHERE e.stream = (SELECT id FROM streams WHERE name = ?) AND e.seq > ? ORDER BY e.seq LIMIT ?"
+        return [_event(row) for row in self._rows(sql, (stream, after, -1 if limit is None else limit))]
+
+    async def event(self, stream: str, seq: int) -> Event | None:
+        events = await self.read(stream, after=seq - 1, limit=1)
+        return events[0] if events and events[0].seq == seq else None
+
+    async def latest(self, stream: str, key: str) -> Event | None:
+        sql = f"{_EVENTS} WHERE e.stream = (SELECT id FROM streams WHERE name = ?) AND e.key = ? ORDER BY e.seq DESC LIMIT 1"
+        rows = self._rows(sql, (stream, key))
+        return _event(rows[0]) if rows else None
+
+    async def tail(self) -> Cursor:
+        return Cursor(str(self._position()))
+
+    def _position(self) -> int:
+        return cast(int, self._rows("SELECT coalesce(max(position), 0) FROM events")[0][0])
+
+    async def read_all(
+        self, *, after: Cursor = START, streams: Sequence[str] = (), types: Sequence[str] = (), limit: int = 1000
+    ) -> list[Event]:
+        start = _position_of(after)
+        return self._select(self._reader, tuple(streams), tuple(types), start, self._position(), limit)
+
+    async def follow(
+        self, *, after: Cursor = START, streams: Sequence[str] = (), types: Sequence[str] = ()
+    ) -> AsyncIterator[Event]:
+        position = _position_of(after)
+        with self._bell.listen() as listener:
+            while True:
+                upto = self._position()
+                while position < upto:
+                    events = self._select(self._reader, tuple(streams), tuple(types), position, upto, _PAGE)
+                    for event in events:
+                        yield event
+                    position = upto if len(events) < _PAGE else events[-1].position
+                await listener.wait(_LOOK_AGAIN_SECONDS)
+
+    def _scan(
+        self, connection: sqlite3.Connection, prefixes: tuple[str, ...], after: int, upto: int, limit: int
+    ) -> list[Event]:
+        return self._select(connection, prefixes, (), after, upto, limit)
+
+    def _select(
+        self,
+        connection: sqlite3.Connection,
+        prefixes: tuple[str, ...],
+        types: tuple[str, ...],
+        after: int,
+        upto: int,
+        limit: int,
+    ) -> list[Event]:
+        where, values = ["e.position > ? AND e.position <= ?"], [after, upto]
+        conditions: list[object] = list(values)
+        if prefixes and "" not in prefixes:
+            # The plus sign keeps SQLite from looking up streams where a short scan of positions is cheaper.
+            column = "+e.stream" if upto - after < _NEAR else "e.stream"
+            spans = " OR ".join(["(name >= ? AND name < ?)"] * len(prefixes))
+            where.append(f"{column} IN (SELECT id FROM streams WHERE {spans})")
+            for prefix in prefixes:
+                conditions.extend(_span(prefix))
+        if types:
+            where.append(f"e.type IN ({','.join('?' * len(types))})")
+            conditions.extend(types)
+        sql = f"{_EVENTS} WHERE {' AND '.join(where)} ORDER BY e.position LIMIT ?"
+        if self._closed:
+            raise LedgerError(f"{self.location} is closed")
+        try:
+            return [_event(row) for row in connection.execute(sql, (*conditions, limit)).fetchall()]
+        except sqlite3.Error as error:
+            raise unavailable(error, self.location) from error
+
+    # Guards
+
+    async def lease(self, name: str) -> Lease | None:
+        leases = self._leases("name = ?", (name,))
+        return leases[0] if leases else None
+
+    async def leases(self, prefix: str = "") -> list[Lease]:
+        return self._leases("name >= ? AND name < ?", _span(prefix))
+
+    def _leases(self, where: str, values: Sequence[object]) -> list[Lease]:
+        rows = self._rows(f"SELECT name, token, holder, expires FROM leases WHERE {where} ORDER BY name", values)
+        return [Lease(name=r[0], token=r[1], holder=r[2], expires_us=r[3]) for r in rows]  # type: ignore[arg-type]
+
+    async def holder_of(self, key: str) -> tuple[str, int] | None:
+        rows = self._rows("SELECT stream, seq FROM keys WHERE name = ?", (key,))
+        return cast("tuple[str, int]", rows[0]) if rows else None
+
+    async def reserved(self, counter: str) -> int:
+        rows = self._rows("SELECT amount FROM counters WHERE name = ?", (counter,))
+        return cast(int, rows[0][0]) if rows else 0
+
+    # Views
+
+    def register(self, *views: View) -> None:
+        self._folding.register(views)
+
+    async def query(self, view: View, sql: str, *values: Value) -> list[tuple[Value, ...]]:
+        with self._errors():
+            upto = self._position()
+            if self._folding.behind(self._reader, view, upto):
+                if self.read_only:
+                    return self._query_shadow(view, sql, values, upto)
+                await self._job(lambda writer: self._folding.catch_up(writer.connection, view, upto))
+            return cast("list[tuple[Value, ...]]", self._rows(sql, values))
+
+    def _query_shadow(self, view: View, sql: str, values: Sequence[Value], upto: int) -> list[tuple[Value, ...]]:
+        """Answer from an up-to-date copy in temporary tables, since this store writes nothing."""
+        self._folding.shadow(self._reader, view, upto)
+        try:
+            return cast("list[tuple[Value, ...]]", self._rows(sql, values))
+        finally:
+            self._folding.unshadow(self._reader, view)
+
+    async def rebuild(self, *views: View) -> int:
+        def job(writer: Writer) -> int:
+            folded = 0
+            upto = cast(int, writer.connection.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
+            for view in views:
+                self._folding.drop(writer.connection, view)
+                folded += self._folding.catch_up(writer.connection, view, upto)
+            return folded
+
+        return await self._job(job)
+
+    async def check(self, *views: View) -> list[str]:
+        with self._errors():
+            differing: list[str] = []
+            for view in views:
+                upto = self._position()
+                if not self.read_only and self._folding.behind(self._reader, view, upto):
+                    await self._job(lambda writer, view=view, upto=upto: self._folding.catch_up(writer.connection, view, upto))
+                differing += self._folding.differing(self._reader, view, upto)
+            return differing
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise unavailable(error, self.location) from error
+
+    # Proof
+
+    async def verify(
+        self, stream: str | None = None, *, seals: Sequence[Path] = (), progress: Callable[[int], None] | None = None
+    ) -> Verification:
+        with self._errors():
+            return await proof.verify(self._reader, self.location, stream, seals=seals, progress=progress)
+
+    async def verify_run_chain(self, run_id: str) -> Verification:
+        """The documented name for verifying one run. An unknown run raises `NotFound`."""
+        return await self.verify(f"run/{run_id}")
+
+    async def erase(self, stream: str, seq: int, *, reason: str) -> Event:
+        work = proof.erasure(stream, seq, reason, now_us=self.clock.now_us(), actor=self.actor, tenant=self.tenant)
+        recorded = self._put(work, awaited=False)
+        await self._job(lambda writer: proof.erase(writer.connection, stream, seq))
+        event = cast(Appended, await recorded).first
+        await self._truncate_log()
+        return event
+
+    async def _truncate_log(self) -> None:
+        """Erased bytes may still stand in the write-ahead log: bring it into the file and cut it."""
+        assert self._writer is not None
+        with contextlib.suppress(sqlite3.Error):
+            self._writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    async def restore(self, events: Sequence[Event]) -> None:
+        """Write a stream of another ledger as it is. The stream must not exist here. See `bundle`."""
+        await self._job(lambda writer: proof.restore(writer, events))
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        if self._writer is not None and os.getpid() == self._pid:
+            await self._group.drain()
+            self._closed = True
+            self._group.close()
+            with contextlib.suppress(sqlite3.Error):
+                self._writer.connection.execute("PRAGMA busy_timeout = 0")
+                self._writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._writer.connection.close()
+            self._gate.close()
+        self._closed = True
+        self._reader.close()
+        self._bell.close()
+
+
+def _head(row: Sequence[object]) -> Head:
+    name, seq, hash_, position, ts = row
+    return Head(stream=name, seq=seq, hash=hash_, position=position, ts=ts)  # type: ignore[arg-type]
+
+
+def _span(prefix: str) -> tuple[str, str]:
+    """The names that begin with a prefix, as a half-open range."""
+    return prefix, prefix + "\U0010ffff"
+
+
+def _position_of(cursor: Cursor) -> int:
+    if not cursor:
+        return 0
+    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
+        raise LedgerError(f"{cursor!r} is no cursor of this ledger")
+    return int(cursor)

@@ -1,0 +1,265 @@
+"""What happens inside one SQLite write transaction: guards, rows, heads, views. Runs in any thread, one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import msgspec
+
+from harness.clock import Clock
+from harness.errors import HarnessError
+from harness.ledger.chain import Prepared
+from harness.ledger.database import unavailable
+from harness.ledger.events import GENESIS, Cursor, Event
+from harness.ledger.folding import Folding
+from harness.ledger.group import Entry
+from harness.ledger.guards import Effects, Lease, judge
+from harness.ledger.store import Appended
+
+_INSERT_EVENT = "INSERT INTO events VALUES (?,?,?,?,?,?,?,?,?,?,CAST(? AS TEXT),?,?,?,?)"
+_INSERT_STREAM = "INSERT INTO streams VALUES (?,?,?,?,?,?)"
+_UPDATE_STREAM = "UPDATE streams SET seq = ?, hash = ?, position = ?, ts = ? WHERE id = ?"
+_MAX_CACHED_HEADS = 20_000
+
+
+@dataclass(slots=True)
+class StreamHead:
+    """The head of a stream as this writer knows it."""
+
+    id: int
+    seq: int
+    hash: bytes
+    position: int
+    ts: int
+
+
+@dataclass(slots=True)
+class Known:
+    """What a writer remembers between transactions, as long as nobody else writes."""
+
+    version: int = -1  # PRAGMA data_version
+    position: int = 0  # the newest event's
+    next_stream: int = 1
+    heads: dict[str, StreamHead] = field(default_factory=dict[str, StreamHead])
+    leases: dict[str, Lease] = field(default_factory=dict[str, Lease])
+
+
+class Writer:
+    """Writes lists of entries; the store gives it turns."""
+
+    def __init__(self, connection: sqlite3.Connection, folding: Folding, clock: Clock, location: str) -> None:
+        self.connection = connection
+        self._folding = folding
+        self._clock = clock
+        self._location = location
+        self._known = Known()
+        self._touched: dict[str, StreamHead] = {}
+        self._wrote = False
+        self._created: set[str] = set()
+
+    # Rows, for guards
+
+    def head_seq(self, stream: str) -> int:
+        head = self._head(stream)
+        return head.seq if head else 0
+
+    def key(self, name: str) -> tuple[str, int] | None:
+        row = self.connection.execute("SELECT stream, seq FROM keys WHERE name = ?", (name,)).fetchone()
+        return cast("tuple[str, int] | None", row)
+
+    def lease(self, name: str) -> Lease | None:
+        if (known := self._known.leases.get(name)) is not None:
+            return known
+        row = self.connection.execute("SELECT name, token, holder, expires FROM leases WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            return None
+        lease = self._known.leases[name] = Lease(name=row[0], token=row[1], holder=row[2], expires_us=row[3])
+        return lease
+
+    def counter(self, name: str) -> int:
+        row = self.connection.execute("SELECT amount FROM counters WHERE name = ?", (name,)).fetchone()
+        return int(row[0]) if row else 0
+
+    # Transactions
+
+    def commit(self, entries: Sequence[Entry]) -> bool:
+        """Write the entries in one transaction and set each one's result or error. Gives whether events were written."""
+        written: list[Event] = []
+        self._wrote = False
+        try:
+            with self._transaction():
+                for entry in entries:
+                    self._run(entry, written)
+                self._flush(written)
+        except sqlite3.Error as error:
+            self._fail(entries, unavailable(error, self._location))
+            return False
+        except BaseException as error:
+            self._fail(entries, error)
+            if not isinstance(error, Exception):
+                raise
+            return False
+        return self._wrote
+
+    def _fail(self, entries: Sequence[Entry], error: BaseException) -> None:
+        for entry in entries:
+            entry.result = None
+            entry.error = error
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        connection = self.connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._look_around()
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            self._known = Known()
+            self._folding.forget()
+            if connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+            raise
+        finally:
+            self._touched.clear()
+            self._created.clear()
+
+    def _look_around(self) -> None:
+        """Forget what another connection may have changed."""
+        connection = self.connection
+        version = int(connection.execute("PRAGMA data_version").fetchone()[0])
+        known = self._known
+        if version == known.version and len(known.heads) < _MAX_CACHED_HEADS:
+            return
+        position = connection.execute("SELECT max(position) FROM events").fetchone()[0] or 0
+        streams = connection.execute("SELECT max(id), max(position) FROM streams").fetchone()
+        self._known = Known(version=version, position=max(position, streams[1] or 0), next_stream=(streams[0] or 0) + 1)
+
+    def _head(self, stream: str) -> StreamHead | None:
+        known = self._known.heads.get(stream)
+        if known is not None:
+            return known
+        row = self.connection.execute("SELECT id, seq, hash, position, ts FROM streams WHERE name = ?", (stream,)).fetchone()
+        if row is None:
+            return None
+        head = self._known.heads[stream] = StreamHead(*row)
+        return head
+
+    def _run(self, entry: Entry, written: list[Event]) -> None:
+        work = entry.work
+        try:
+            if isinstance(work, Prepared):
+                events = self._append(work)
+                written.extend(events)
+                entry.result = Appended(tuple(events))
+            else:
+                self._flush(written)
+                written.clear()
+                entry.result = self._job(work)
+        except sqlite3.Error:
+            raise
+        except Exception as error:
+            if isinstance(work, Prepared) and not isinstance(error, HarnessError):
+                raise
+            entry.error = error
+
+    def _job(self, job: Callable[[], object]) -> object:
+        """Run a job so that its failure undoes its own writes only."""
+        connection = self.connection
+        connection.execute("SAVEPOINT job")
+        try:
+            result = job()
+        except BaseException:
+            connection.execute("ROLLBACK TO job")
+            connection.execute("RELEASE job")
+            self._known = Known()
+            self._look_around()
+            raise
+        connection.execute("RELEASE job")
+        return result
+
+    def _append(self, work: Prepared) -> list[Event]:
+        first = work.events[0]
+        if work.guards:
+            place = (first.stream, self.head_seq(first.stream) + 1)
+            effects = judge(work.guards, self, first=place, now_us=self._clock.now_us())
+            self._apply(effects)
+        known = self._known
+        events: list[Event] = []
+        for prepared in work.events:
+            head = self._head(prepared.stream) or self._new_stream(prepared.stream)
+            known.position += 1
+            event = prepared.chained(seq=head.seq + 1, prev=head.hash, position=known.position)
+            head.seq, head.hash, head.position, head.ts = event.seq, event.hash, event.position, event.ts
+            self._touched[prepared.stream] = head
+            events.append(event)
+        return events
+
+    def _new_stream(self, name: str) -> StreamHead:
+        head = self._known.heads[name] = StreamHead(self._known.next_stream, 0, GENESIS, 0, 0)
+        self._known.next_stream += 1
+        self._created.add(name)
+        return head
+
+    def _apply(self, effects: Effects) -> None:
+        execute = self.connection.execute
+        for name, place in effects.keys.items():
+            if place is None:
+                execute("DELETE FROM keys WHERE name = ?", (name,))
+            else:
+                execute("INSERT OR REPLACE INTO keys VALUES (?,?,?)", (name, *place))
+        for lease in effects.leases.values():
+            self.put_lease(lease)
+        for name, amount in effects.counters.items():
+            execute("INSERT OR REPLACE INTO counters VALUES (?,?)", (name, amount))
+
+    def put_lease(self, lease: Lease) -> None:
+        """Write a lease's row."""
+        self.connection.execute(
+            "INSERT OR REPLACE INTO leases VALUES (?,?,?,?)", (lease.name, lease.token, lease.holder, lease.expires_us)
+        )
+        self._known.leases[lease.name] = lease
+
+    def _flush(self, written: Sequence[Event]) -> None:
+        """Write the rows of events, their streams' heads and what views make of them."""
+        if not written:
+            return
+        heads = self._touched
+        connection = self.connection
+        self._wrote = True
+        connection.executemany(_INSERT_EVENT, _rows(written, heads))
+        for name, head in heads.items():
+            if name in self._created:
+                connection.execute(_INSERT_STREAM, (head.id, name, head.seq, head.hash, head.position, head.ts))
+            else:
+                connection.execute(_UPDATE_STREAM, (head.seq, head.hash, head.position, head.ts, head.id))
+        self._touched = {}
+        self._created.clear()
+        self._folding.advance(connection, written)
+
+    def restore(self, events: Sequence[Event]) -> None:
+        """Write events of another ledger as they are, at new positions. Only inside a job."""
+        for event in events:
+            head = self._head(event.stream) or self._new_stream(event.stream)
+            self._known.position += 1
+            head.seq, head.hash, head.position, head.ts = event.seq, event.hash, self._known.position, event.ts
+            self._touched[event.stream] = head
+        first = self._known.position - len(events) + 1
+        self._flush([_moved(event, first + index) for index, event in enumerate(events)])
+
+
+def _moved(event: Event, position: int) -> Event:
+    return msgspec.structs.replace(event, position=position, cursor=Cursor(str(position)))
+
+
+def _rows(events: Iterable[Event], heads: dict[str, StreamHead]) -> Iterator[tuple[object, ...]]:
+    for e in events:
+        yield (
+            e.position, heads[e.stream].id, e.seq, e.type, e.ts, e.actor, e.tenant, e.parent, e.key, e.schema,
+            e.data, e.salt, e.digest, e.prev, e.hash,
+        )  # fmt: skip

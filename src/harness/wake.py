@@ -1,0 +1,137 @@
+"""Waiting for a file to change, without polling: inotify on Linux, kqueue on macOS.
+
+A `Bell` is a file that writers touch and listeners wait on. It carries no content: whoever is woken
+looks for itself. Where the system has neither mechanism, a wait simply lasts until its timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import select
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+_IN_MODIFY = 0x2
+_IN_CLOEXEC = 0o2000000
+_IN_NONBLOCK = 0o4000
+
+
+def _inotify(path: Path) -> int | None:
+    """A descriptor that becomes readable when the file is written to."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = int(libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC))
+    if descriptor < 0:
+        return None
+    if libc.inotify_add_watch(descriptor, os.fsencode(path), _IN_MODIFY) < 0:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+class _Kqueue:
+    """The same by kqueue; holds the file open, as the mechanism demands."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._queue = select.kqueue()  # type: ignore[attr-defined, unused-ignore]
+        event = select.kevent(  # type: ignore[attr-defined, unused-ignore]
+            self._file,
+            filter=select.KQ_FILTER_VNODE,  # type: ignore[attr-defined, unused-ignore]
+            flags=select.KQ_EV_ADD | select.KQ_EV_CLEAR,  # type: ignore[attr-defined, unused-ignore]
+            fflags=select.KQ_NOTE_WRITE,  # type: ignore[attr-defined, unused-ignore]
+        )
+        self._queue.control([event], 0)
+
+    def fileno(self) -> int:
+        return int(self._queue.fileno())
+
+    def drain(self) -> None:
+        self._queue.control(None, 16, 0)
+
+    def close(self) -> None:
+        self._queue.close()
+        os.close(self._file)
+
+
+class Listener:
+    """Wakes a task when the bell rings. A ring while nobody waits is kept for the next wait."""
+
+    def __init__(self, path: Path) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._rung = asyncio.Event()
+        self._kqueue: _Kqueue | None = None
+        self._descriptor: int | None = _inotify(path)
+        if self._descriptor is None and hasattr(select, "kqueue"):
+            with contextlib.suppress(OSError):
+                self._kqueue = _Kqueue(path)
+                self._descriptor = self._kqueue.fileno()
+        if self._descriptor is not None:
+            self._loop.add_reader(self._descriptor, self._ring)
+
+    def _ring(self) -> None:
+        if self._kqueue is not None:
+            self._kqueue.drain()
+        elif self._descriptor is not None:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._descriptor, 65536)
+        self._rung.set()
+
+    async def wait(self, timeout_seconds: float) -> bool:
+        """Whether the bell rang before the time was over."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._rung.wait()
+        except TimeoutError:
+            return False
+        self._rung.clear()
+        return True
+
+    def close(self) -> None:
+        """Let go of the descriptors. Idempotent."""
+        if self._descriptor is None:
+            return
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._descriptor)
+        if self._kqueue is not None:
+            self._kqueue.close()
+        else:
+            os.close(self._descriptor)
+        self._descriptor = None
+
+
+class Bell:
+    """A file that processes ring by writing one byte to it, and listen to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def ring(self) -> None:
+        """Wake every listener in every process. Never fails: a lost ring is found by the next look."""
+        try:
+            if self._descriptor is None:
+                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.pwrite(self._descriptor, b".", 0)
+        except OSError:
+            self.close()
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[Listener]:
+        """Listen in the running event loop; rings from now on count."""
+        listener = Listener(self.path)
+        try:
+            yield listener
+        finally:
+            listener.close()
+
+    def close(self) -> None:
+        """Let go of the file. Idempotent."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
