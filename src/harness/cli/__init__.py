@@ -1,1 +1,60 @@
-def main() -> None: ...
+"""The command line's door: decides whether a command needs the whole of it, and turns errors into exit codes.
+
+It owns exit codes and the one line on stderr; each command group is a module of its own, loaded when it is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 ok, 1 failed, 2 usage, 124 timeout, 130 interrupted."""
+    from harness.errors import HarnessError
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except HarnessError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()
+        return 0
+    except OSError as error:
+        return _fail(_os_error(error), 1)
+
+
+def _dispatch(words: list[str]) -> int:
+    from harness.cli import lean
+
+    request = lean.parse(words)
+    if request is not None:
+        return lean.start(request)
+    from harness.cli.app import run
+
+    return run(words)
+
+
+def _fail(message: str, code: int) -> int:
+    lines = " ".join(part.strip() for part in message.splitlines() if part.strip())
+    print(f"harness: {lines}", file=sys.stderr)
+    return code
+
+
+def _os_error(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def _forget_stdout() -> None:
+    """The reader went away, as with `| head`: let the interpreter's last flush go nowhere."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,165 @@
+"""`harness ledger`: verify, read, seal, export, import, erase and rebuild the record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.app import App
+from harness.cli.opening import execute, reading
+from harness.cli.options import Home, Json
+from harness.cli.output import ago, json_line, line, note, plain, table
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from harness.ledger import Event, SQLiteStore, Verification
+
+app = App("Verify, read, seal, export and import the record.")
+
+Stream = Annotated[str, typer.Argument(metavar="STREAM", help="A stream's name, such as item/4711.", show_default=False)]
+
+
+@app.command()
+def verify(
+    stream: Annotated[str | None, typer.Argument(metavar="[STREAM]", help="One stream; all without it.")] = None,
+    seal: Annotated[list[Path] | None, typer.Option(help="Also compare with this seal; may be repeated.")] = None,
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """Recompute every hash and say where history was changed, if it was.
+
+    Ends with 0 if all of it verifies, with 1 if not.
+
+    \b
+    Examples:
+      harness ledger verify
+      harness ledger verify item/4711 --json
+      harness ledger verify --seal .harness/seals/0001.json
+    """
+
+    async def work() -> Verification:
+        async with reading(home) as store:
+            return await store.verify(stream, seals=tuple(seal or ()))
+
+    found = execute(work)
+    if as_json:
+        json_line(found)
+    elif found.ok:
+        line(f"verified: {found.events} events in {found.streams} streams")
+    else:
+        for problem in found.problems:
+            place = problem.stream if problem.seq is None else f"{problem.stream}#{problem.seq}"
+            line(f"{problem.kind}: {plain(place)}: {plain(problem.detail)}")
+        note(f"not verified: {len(found.problems)} problems in {found.events} events of {found.streams} streams")
+    raise typer.Exit(0 if found.ok else 1)
+
+
+@app.command()
+def events(
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="A stream; item/ is all that begin so, / is all.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until interrupted.")] = False,
+    after: Annotated[int, typer.Option(min=0, help="Only events with a higher sequence.")] = 0,
+    kind: Annotated[list[str] | None, typer.Option("--type", help="Only events of this type; may be repeated.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", hidden=True)] = True,
+    home: Home = None,
+) -> None:
+    """Print a stream's events as JSON lines, oldest first.
+
+    \b
+    Examples:
+      harness ledger events service/rate_limiter
+      harness ledger events incident/ --follow
+      harness ledger events / --type item.claimed
+    """
+
+    async def work() -> None:
+        async with reading(home) as store:
+            found = _followed(store, stream, tuple(kind or ())) if follow else _recorded(store, stream, tuple(kind or ()))
+            async for event in found:
+                if event.seq > after and (stream.endswith("/") or event.stream == stream):
+                    json_line(event_json(event))
+
+    execute(work)
+
+
+def _prefixes(stream: str) -> tuple[str, ...]:
+    return () if stream == "/" else (stream,)
+
+
+def _followed(store: SQLiteStore, stream: str, types: tuple[str, ...]) -> AsyncIterator[Event]:
+    return store.follow(streams=_prefixes(stream), types=types)
+
+
+async def _recorded(store: SQLiteStore, stream: str, types: tuple[str, ...]) -> AsyncIterator[Event]:
+    from harness.errors import NotFound
+    from harness.ledger import START
+
+    known = await store.heads("".join(_prefixes(stream))) if stream.endswith("/") else await store.head(stream)
+    if not known:
+        raise NotFound(f"no stream {stream!r} in {store.location}; 'harness ledger streams' lists them")
+    cursor = START
+    while page := await store.read_all(after=cursor, streams=_prefixes(stream), types=types):
+        for event in page:
+            yield event
+        cursor = page[-1].cursor
+
+
+def event_json(event: Event) -> dict[str, object]:
+    """An event as the command line and the API show it."""
+    from harness.clock import iso
+
+    return {
+        "position": event.position,
+        "stream": event.stream,
+        "seq": event.seq,
+        "type": event.type,
+        "time": iso(event.ts),
+        "ts": event.ts,
+        "actor": event.actor,
+        "tenant": event.tenant,
+        "parent": event.parent,
+        "key": event.key,
+        "schema": event.schema,
+        "payload": None if event.erased else event.payload,
+        "erased": event.erased,
+        "digest": event.digest.hex(),
+        "prev": event.prev.hex(),
+        "hash": event.hash.hex(),
+    }
+
+
+@app.command()
+def streams(
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only streams whose names begin so.")] = "",
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """List the streams and how far each has come.
+
+    \b
+    Examples:
+      harness ledger streams
+      harness ledger streams incident/ --json
+    """
+
+    async def work() -> list[dict[str, object]]:
+        async with reading(home) as store:
+            heads = await store.heads(prefix)
+            return [{"stream": head.stream, "events": head.seq, "hash": head.hash.hex(), "ts": head.ts} for head in heads]
+
+    found = execute(work)
+    if as_json:
+        json_line(found)
+        return
+    now = _now_us()
+    rows = [(head["stream"], head["events"], ago(int(str(head["ts"])), now), str(head["hash"])[:12]) for head in found]
+    table(("stream", "events", "last", "hash"), rows, empty="no streams")
+
+
+def _now_us() -> int:
+    from harness.clock import SystemClock
+
+    return SystemClock().now_us()

@@ -1,0 +1,73 @@
+"""Finding a project's home, opening its ledger, and running a command's coroutine.
+
+Reading opens the file for reading only and never makes one; writing makes none either: `init` and `run` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from harness.ledger import SQLiteStore
+
+T = TypeVar("T")
+
+DATABASE = "harness.db"
+
+
+def home_of(home: Path | None) -> Path:
+    """The home that `--home`, `HARNESS_HOME` or the project decide, whether it exists or not."""
+    from harness.cli.options import home_option
+    from harness.settings import find_home
+
+    return find_home(home_option(home))
+
+
+def database_of(home: Path | None) -> Path:
+    """The home's ledger. Raises `NotFound` where there is none."""
+    from harness.errors import NotFound
+
+    path = home_of(home) / DATABASE
+    if not path.exists():
+        raise NotFound(f"no ledger at {path}; 'harness init' creates one, 'harness run' as well")
+    return path
+
+
+def actor() -> str:
+    """Who types this command, as the ledger names people."""
+    import getpass
+
+    try:
+        return f"person:{getpass.getuser()}"
+    except (KeyError, OSError):  # a user id without a name
+        import os
+
+        return f"person:{os.getuid()}"
+
+
+@asynccontextmanager
+async def reading(home: Path | None) -> AsyncGenerator[SQLiteStore]:
+    """The home's ledger, opened for reading only."""
+    from harness.ledger import SQLiteStore
+
+    async with SQLiteStore(database_of(home), actor=actor(), read_only=True) as store:
+        yield store
+
+
+@asynccontextmanager
+async def writing(home: Path | None) -> AsyncGenerator[SQLiteStore]:
+    """The home's ledger, for a person's own entries."""
+    from harness.ledger import SQLiteStore
+
+    async with SQLiteStore(database_of(home), actor=actor(), create=False) as store:
+        yield store
+
+
+def execute(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a command's coroutine to its end."""
+    import asyncio
+
+    return asyncio.run(main())
