@@ -12,8 +12,9 @@ import ctypes
 import os
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 _IN_MODIFY = 0x2
 _IN_CLOEXEC = 0o2000000
@@ -39,12 +40,13 @@ class _Kqueue:
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._queue = select.kqueue()  # type: ignore[attr-defined, unused-ignore]
-        event = select.kevent(  # type: ignore[attr-defined, unused-ignore]
+        kqueue: Any = select  # the names exist where the system has kqueue
+        self._queue: Any = kqueue.kqueue()
+        event = kqueue.kevent(
             self._file,
-            filter=select.KQ_FILTER_VNODE,  # type: ignore[attr-defined, unused-ignore]
-            flags=select.KQ_EV_ADD | select.KQ_EV_CLEAR,  # type: ignore[attr-defined, unused-ignore]
-            fflags=select.KQ_NOTE_WRITE,  # type: ignore[attr-defined, unused-ignore]
+            filter=kqueue.KQ_FILTER_VNODE,
+            flags=kqueue.KQ_EV_ADD | kqueue.KQ_EV_CLEAR,
+            fflags=kqueue.KQ_NOTE_WRITE,
         )
         self._queue.control([event], 0)
 
@@ -122,7 +124,7 @@ class Bell:
             self.close()
 
     @contextlib.contextmanager
-    def listen(self) -> Iterator[Listener]:
+    def listen(self) -> Generator[Listener]:
         """Listen in the running event loop; rings from now on count."""
         listener = Listener(self.path)
         try:

@@ -6,14 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.ledger.events import START, Cursor, Draft, Event
+    from harness.ledger.bundles import export_bundle, parse_bundle
+    from harness.ledger.events import GENESIS, START, Cursor, Draft, Event
     from harness.ledger.guards import Acquire, Expect, Fence, Free, Guard, Lease, Release, Reserve, Unique
     from harness.ledger.memory import MemoryStore
+    from harness.ledger.seals import read_seal, signing_key, write_seal
     from harness.ledger.sqlite import SQLiteStore
     from harness.ledger.store import Appended, Head, Problem, Store, Verification, Write
     from harness.ledger.views import Statement, Value, View
 
 _HOME = {
+    "GENESIS": "events",
+    "START": "events",
     "Acquire": "guards",
     "Appended": "store",
     "Cursor": "events",
@@ -30,7 +34,6 @@ _HOME = {
     "Release": "guards",
     "Reserve": "guards",
     "SQLiteStore": "sqlite",
-    "START": "events",
     "Statement": "views",
     "Store": "store",
     "Unique": "guards",
@@ -38,13 +41,45 @@ _HOME = {
     "Verification": "store",
     "View": "views",
     "Write": "store",
+    "export_bundle": "bundles",
+    "parse_bundle": "bundles",
+    "read_seal": "seals",
+    "signing_key": "seals",
+    "write_seal": "seals",
 }
 
 __all__ = [
-    "START", "Acquire", "Appended", "Cursor", "Draft", "Event", "Expect", "Fence", "Free", "Guard", "Head", "Lease",
-    "MemoryStore", "Problem", "Release", "Reserve", "SQLiteStore", "Statement", "Store", "Unique", "Value", "Verification",
-    "View", "Write",
-]  # fmt: skip
+    "GENESIS",
+    "START",
+    "Acquire",
+    "Appended",
+    "Cursor",
+    "Draft",
+    "Event",
+    "Expect",
+    "Fence",
+    "Free",
+    "Guard",
+    "Head",
+    "Lease",
+    "MemoryStore",
+    "Problem",
+    "Release",
+    "Reserve",
+    "SQLiteStore",
+    "Statement",
+    "Store",
+    "Unique",
+    "Value",
+    "Verification",
+    "View",
+    "Write",
+    "export_bundle",
+    "parse_bundle",
+    "read_seal",
+    "signing_key",
+    "write_seal",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -49,7 +49,7 @@ def canonical(payload: object) -> bytes:
     return data
 
 
-def _refuse_nan(value: object) -> None:
+def _refuse_nan(value: Any) -> None:
     match value:
         case float() if not math.isfinite(value):
             raise LedgerError("payload is not JSON: NaN and infinity have no JSON form")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from harness.errors import LedgerError
 from harness.ledger.events import Event
@@ -176,7 +176,7 @@ def _temporary(statement: str) -> str:
 
 
 @contextlib.contextmanager
-def _savepoint(connection: sqlite3.Connection) -> Iterator[None]:
+def _savepoint(connection: sqlite3.Connection) -> Generator[None]:
     connection.execute("SAVEPOINT fold")
     try:
         yield

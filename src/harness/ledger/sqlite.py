@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from pathlib import Path
-from typing import Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from harness.clock import Clock, SystemClock
 from harness.errors import LedgerError
-from harness.ledger import proof
+from harness.ledger import inspection, proof
 from harness.ledger.chain import Prepared
 from harness.ledger.database import Durability, connect, unavailable
 from harness.ledger.events import START, Cursor, Event
@@ -38,12 +38,12 @@ _LOOK_AGAIN_SECONDS = 1.0  # a writer may have died between its commit and the b
 _BUSY_SECONDS = 10.0
 
 
-def _event(row: Sequence[object]) -> Event:
+def _event(row: Sequence[Any]) -> Event:
     position, stream, seq, type_, ts, actor, tenant, parent, key, schema, data, salt, digest, prev, hash_ = row
     return Event(
         position=position, stream=stream, seq=seq, type=type_, ts=ts, actor=actor, tenant=tenant, parent=parent, key=key,
         schema=schema, data=data, salt=salt, digest=digest, prev=prev, hash=hash_, cursor=Cursor(str(position)),
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 class SQLiteStore:
@@ -104,7 +104,7 @@ class SQLiteStore:
 
     async def append(self, *writes: Write, guards: Sequence[Guard] = ()) -> Appended:
         work = Prepared(writes, guards, now_us=self.clock.now_us(), actor=self.actor, tenant=self.tenant)
-        return cast(Appended, await self._put(work, awaited=True))
+        return cast("Appended", await self._put(work, awaited=True))
 
     def submit(self, *writes: Write, guards: Sequence[Guard] = ()) -> Awaitable[Appended]:
         work = Prepared(writes, guards, now_us=self.clock.now_us(), actor=self.actor, tenant=self.tenant)
@@ -125,7 +125,7 @@ class SQLiteStore:
     async def _job(self, job: Callable[[Writer], T]) -> T:
         """Run a function in the writer's turn, inside its transaction."""
         writer = self._writer
-        return cast(T, await self._put(lambda: job(cast(Writer, writer)), awaited=True))
+        return cast("T", await self._put(lambda: job(cast("Writer", writer)), awaited=True))
 
     async def renew(self, lease: str, token: int, ttl_seconds: float) -> Lease:
         def job(writer: Writer) -> Lease:
@@ -170,7 +170,7 @@ class SQLiteStore:
         return Cursor(str(self._position()))
 
     def _position(self) -> int:
-        return cast(int, self._rows("SELECT coalesce(max(position), 0) FROM events")[0][0])
+        return cast("int", self._rows("SELECT coalesce(max(position), 0) FROM events")[0][0])
 
     async def read_all(
         self, *, after: Cursor = START, streams: Sequence[str] = (), types: Sequence[str] = (), limit: int = 1000
@@ -180,7 +180,7 @@ class SQLiteStore:
 
     async def follow(
         self, *, after: Cursor = START, streams: Sequence[str] = (), types: Sequence[str] = ()
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         position = _position_of(after)
         with self._bell.listen() as listener:
             while True:
@@ -245,7 +245,7 @@ class SQLiteStore:
 
     async def reserved(self, counter: str) -> int:
         rows = self._rows("SELECT amount FROM counters WHERE name = ?", (counter,))
-        return cast(int, rows[0][0]) if rows else 0
+        return cast("int", rows[0][0]) if rows else 0
 
     # Views
 
@@ -272,7 +272,7 @@ class SQLiteStore:
     async def rebuild(self, *views: View) -> int:
         def job(writer: Writer) -> int:
             folded = 0
-            upto = cast(int, writer.connection.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
+            upto = cast("int", writer.connection.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
             for view in views:
                 self._folding.drop(writer.connection, view)
                 folded += self._folding.catch_up(writer.connection, view, upto)
@@ -291,7 +291,7 @@ class SQLiteStore:
             return differing
 
     @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self) -> Generator[None]:
         try:
             yield
         except sqlite3.Error as error:
@@ -303,17 +303,16 @@ class SQLiteStore:
         self, stream: str | None = None, *, seals: Sequence[Path] = (), progress: Callable[[int], None] | None = None
     ) -> Verification:
         with self._errors():
-            return await proof.verify(self._reader, self.location, stream, seals=seals, progress=progress)
+            return await inspection.verify(self._reader, self.location, stream, seals=seals, progress=progress)
 
     async def verify_run_chain(self, run_id: str) -> Verification:
         """The documented name for verifying one run. An unknown run raises `NotFound`."""
         return await self.verify(f"run/{run_id}")
 
     async def erase(self, stream: str, seq: int, *, reason: str) -> Event:
-        work = proof.erasure(stream, seq, reason, now_us=self.clock.now_us(), actor=self.actor, tenant=self.tenant)
-        recorded = self._put(work, awaited=False)
-        await self._job(lambda writer: proof.erase(writer.connection, stream, seq))
-        event = cast(Appended, await recorded).first
+        draft = Write(stream, (proof.erasure(seq, reason),))
+        record = Prepared([draft], (), now_us=self.clock.now_us(), actor=self.actor, tenant=self.tenant)
+        event = await self._job(lambda writer: writer.erase(stream, seq, record))
         await self._truncate_log()
         return event
 
@@ -325,7 +324,7 @@ class SQLiteStore:
 
     async def restore(self, events: Sequence[Event]) -> None:
         """Write a stream of another ledger as it is. The stream must not exist here. See `bundle`."""
-        await self._job(lambda writer: proof.restore(writer, events))
+        await self._job(lambda writer: writer.restore(events))
 
     async def close(self) -> None:
         if self._closed:
@@ -344,7 +343,7 @@ class SQLiteStore:
         self._bell.close()
 
 
-def _head(row: Sequence[object]) -> Head:
+def _head(row: Sequence[Any]) -> Head:
     name, seq, hash_, position, ts = row
     return Head(stream=name, seq=seq, hash=hash_, position=position, ts=ts)  # type: ignore[arg-type]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -105,7 +105,7 @@ class Store(Protocol):
         """Events of all streams in the ledger's order. `streams` are beginnings of names; empty means all."""
         ...
 
-    def follow(self, *, after: Cursor = START, streams: Sequence[str] = (), types: Sequence[str] = ()) -> AsyncIterator[Event]:
+    def follow(self, *, after: Cursor = START, streams: Sequence[str] = (), types: Sequence[str] = ()) -> AsyncGenerator[Event]:
         """As `read_all`, and then whatever comes, pushed across processes. Never ends by itself; cancel it."""
         ...
 
@@ -163,6 +163,10 @@ class Store(Protocol):
 
     async def erase(self, stream: str, seq: int, *, reason: str) -> Event:
         """Remove an event's payload for good; the chain stays valid. Gives the event that records it."""
+        ...
+
+    async def restore(self, events: Sequence[Event]) -> None:
+        """Write a verified stream of another ledger as it is (see `bundles`). `Conflict` if it exists here."""
         ...
 
     async def close(self) -> None:

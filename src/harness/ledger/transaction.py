@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-import msgspec
-
 from harness.clock import Clock
-from harness.errors import HarnessError
+from harness.errors import Conflict, HarnessError, LedgerError, NotFound
 from harness.ledger.chain import Prepared
 from harness.ledger.database import unavailable
-from harness.ledger.events import GENESIS, Cursor, Event
+from harness.ledger.events import GENESIS, Event
 from harness.ledger.folding import Folding
 from harness.ledger.group import Entry
 from harness.ledger.guards import Effects, Lease, judge
+from harness.ledger.proof import moved
 from harness.ledger.store import Appended
 
 _INSERT_EVENT = "INSERT INTO events VALUES (?,?,?,?,?,?,?,?,?,?,CAST(? AS TEXT),?,?,?,?)"
@@ -111,7 +110,7 @@ class Writer:
             entry.error = error
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self) -> Generator[None]:
         connection = self.connection
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -242,19 +241,34 @@ class Writer:
         self._created.clear()
         self._folding.advance(connection, written)
 
+    def erase(self, stream: str, seq: int, record: Prepared) -> Event:
+        """Null one event's payload, over-writing its bytes, and record that. Only inside a job. Raises `NotFound`."""
+        self.connection.execute("PRAGMA secure_delete = ON")
+        done = self.connection.execute(
+            "UPDATE events SET data = NULL, salt = NULL WHERE seq = ? AND stream = (SELECT id FROM streams WHERE name = ?)",
+            (seq, stream),
+        )
+        if done.rowcount != 1:
+            raise NotFound(f"no event {stream}#{seq}")
+        events = self._append(record)
+        self._flush(events)
+        return events[0]
+
     def restore(self, events: Sequence[Event]) -> None:
-        """Write events of another ledger as they are, at new positions. Only inside a job."""
-        for event in events:
-            head = self._head(event.stream) or self._new_stream(event.stream)
-            self._known.position += 1
-            head.seq, head.hash, head.position, head.ts = event.seq, event.hash, self._known.position, event.ts
-            self._touched[event.stream] = head
-        first = self._known.position - len(events) + 1
-        self._flush([_moved(event, first + index) for index, event in enumerate(events)])
-
-
-def _moved(event: Event, position: int) -> Event:
-    return msgspec.structs.replace(event, position=position, cursor=Cursor(str(position)))
+        """Write a stream of another ledger as it is, at new positions. Only inside a job."""
+        if not events:
+            raise LedgerError("there is nothing to restore")
+        stream = events[0].stream
+        if (at := self.head_seq(stream)) != 0:
+            raise Conflict(f"{stream} exists already, with {at} events; import into another ledger", name=stream, actual=at)
+        head = self._new_stream(stream)
+        known = self._known
+        here = [moved(event, known.position + index) for index, event in enumerate(events, start=1)]
+        last = here[-1]
+        known.position = last.position
+        head.seq, head.hash, head.position, head.ts = last.seq, last.hash, last.position, last.ts
+        self._touched[stream] = head
+        self._flush(here)
 
 
 def _rows(events: Iterable[Event], heads: dict[str, StreamHead]) -> Iterator[tuple[object, ...]]:
