@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli.app import App
-from harness.cli.opening import execute, reading
+from harness.cli.opening import execute, reading, settings_of, writing
 from harness.cli.options import Home, Json
 from harness.cli.output import ago, json_line, line, note, plain, table
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
-    from harness.ledger import Event, SQLiteStore, Verification
+    from harness.ledger import Event, SQLiteStore, Verification, View
 
 app = App("Verify, read, seal, export and import the record.")
 
@@ -157,6 +157,173 @@ def streams(
     now = _now_us()
     rows = [(head["stream"], head["events"], ago(int(str(head["ts"])), now), str(head["hash"])[:12]) for head in found]
     table(("stream", "events", "last", "hash"), rows, empty="no streams")
+
+
+@app.command()
+def seal(
+    out: Annotated[Path | None, typer.Option(help="Folder for the seal; the home's seals/ without it.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Private key (PEM); made in the home if there is none.")] = None,
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """Write a signed statement of what the ledger holds now.
+
+    Copy it to where nobody here can change it: only then a cut or rewritten ledger is found out.
+
+    \b
+    Examples:
+      harness ledger seal
+      harness ledger seal --out /mnt/elsewhere --key ~/keys/harness.pem
+    """
+
+    async def work() -> Path:
+        from harness.ledger import signing_key, write_seal
+
+        place = settings_of(home).home
+        async with writing(home) as store:
+            return await write_seal(store, out or place / "seals", signing_key(key or place / "seal-key.pem"))
+
+    path = execute(work)
+    if as_json:
+        json_line({"seal": str(path)})
+    else:
+        line(f"sealed: {path}")
+
+
+@app.command()
+def export(
+    streams: Annotated[list[str], typer.Argument(metavar="STREAM...", help="One stream or several.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The bundle's file; stdout without it.")] = None,
+    home: Home = None,
+) -> None:
+    """Write streams as JSON lines that verify on their own.
+
+    \b
+    Examples:
+      harness ledger export item/4711 -o ticket.jsonl
+      python tools/verify_bundle.py ticket.jsonl
+    """
+
+    async def work() -> None:
+        async with reading(home) as store:
+            await write_bundle(store, streams, out)
+
+    execute(work)
+
+
+async def write_bundle(store: SQLiteStore, streams: Sequence[str], out: Path | None) -> None:
+    """Export streams into a file, which appears only when it is whole, or to stdout."""
+    from harness.ledger import export_bundle
+
+    lines = [text async for text in export_bundle(store, streams)]
+    if out is None:
+        for text in lines:
+            line(text)
+        return
+    unfinished = out.with_name(out.name + ".new")
+    unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    unfinished.replace(out)
+    note(f"{out}: {len(lines) - 2} events of {len(streams)} streams")
+
+
+@app.command(name="import")
+def import_(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A file that export wrote.")],
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """Verify a bundle and take its streams into this ledger, as they are.
+
+    \b
+    Examples:
+      harness ledger import ticket.jsonl
+    """
+
+    async def work() -> dict[str, int]:
+        from harness.ledger import parse_bundle
+
+        with bundle.open(encoding="utf-8") as lines:
+            found = parse_bundle(lines)
+        async with writing(home) as store:
+            for events in found.values():
+                await store.restore(events)
+        return {stream: len(events) for stream, events in found.items()}
+
+    taken = execute(work)
+    if as_json:
+        json_line({"streams": taken})
+    else:
+        line(f"imported: {sum(taken.values())} events of {len(taken)} streams")
+
+
+@app.command()
+def erase(
+    stream: Stream,
+    seq: Annotated[int, typer.Argument(metavar="SEQ", min=1, help="The event's number in the stream.")],
+    reason: Annotated[str, typer.Option(help="Why; it is recorded.", show_default=False)],
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """Remove one event's payload for good. The chain stays valid, and the erasing is recorded.
+
+    \b
+    Examples:
+      harness ledger erase item/4711 3 --reason "personal data"
+    """
+
+    async def work() -> Event:
+        async with writing(home) as store:
+            return await store.erase(stream, seq, reason=reason)
+
+    recorded = execute(work)
+    if as_json:
+        json_line(event_json(recorded))
+    else:
+        line(f"erased: {stream}#{seq}; recorded as {recorded.ref}")
+
+
+@app.command()
+def rebuild(
+    check: Annotated[bool, typer.Option("--check", help="Only compare; change nothing.")] = False,
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """Fold the tables that answer questions anew from the events, or compare them.
+
+    \b
+    Examples:
+      harness ledger rebuild --check
+      harness ledger rebuild
+    """
+
+    async def work() -> dict[str, object]:
+        views = known_views()
+        async with reading(home) if check else writing(home) as store:
+            store.register(*views)
+            differing = await store.check(*views)
+            folded = 0 if check else await store.rebuild(*views)
+        return {
+            "ok": not differing or not check,
+            "views": [view.name for view in views],
+            "differing": differing,
+            "folded": folded,
+        }
+
+    found = execute(work)
+    if as_json:
+        json_line(found)
+    elif check:
+        line("the same as the events" if found["ok"] else f"differing: {', '.join(map(str, found['differing']))}")
+    else:
+        line(f"rebuilt: {', '.join(map(str, found['views']))} from {found['folded']} events")
+    raise typer.Exit(0 if found["ok"] else 1)
+
+
+def known_views() -> list[View]:
+    """Every table that this version derives from events."""
+    from harness.work import ITEM_VIEW
+
+    return [ITEM_VIEW]
 
 
 def _now_us() -> int:

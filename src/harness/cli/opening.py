@@ -12,28 +12,29 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from harness.ledger import SQLiteStore
+    from harness.settings import Settings
 
 T = TypeVar("T")
 
-DATABASE = "harness.db"
 
-
-def home_of(home: Path | None) -> Path:
-    """The home that `--home`, `HARNESS_HOME` or the project decide, whether it exists or not."""
+def settings_of(home: Path | None) -> Settings:
+    """What the project's `harness.toml`, the environment and `--home` say; nothing is written."""
     from harness.cli.options import home_option
-    from harness.settings import find_home
+    from harness.settings import load_settings
 
-    return find_home(home_option(home))
+    return load_settings(home=home_option(home))
 
 
 def database_of(home: Path | None) -> Path:
     """The home's ledger. Raises `NotFound` where there is none."""
-    from harness.errors import NotFound
+    from harness.errors import NotFound, UsageError
 
-    path = home_of(home) / DATABASE
-    if not path.exists():
-        raise NotFound(f"no ledger at {path}; 'harness init' creates one, 'harness run' as well")
-    return path
+    place = settings_of(home).database
+    if "://" in place:
+        raise UsageError(f"database {place.partition('@')[2] or place!r}: only a file is supported yet")
+    if not Path(place).exists():
+        raise NotFound(f"no ledger at {place}; 'harness init' creates one, 'harness run' as well")
+    return Path(place)
 
 
 def actor() -> str:
