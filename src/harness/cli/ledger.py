@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -282,6 +283,16 @@ def erase(
         line(f"erased: {stream}#{seq}; recorded as {recorded.ref}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """What rebuilding or checking the derived tables found."""
+
+    ok: bool
+    views: list[str]
+    differing: list[str]  # tables that were not as the events say
+    folded: int
+
+
 @app.command()
 def rebuild(
     check: Annotated[bool, typer.Option("--check", help="Only compare; change nothing.")] = False,
@@ -296,27 +307,22 @@ def rebuild(
       harness ledger rebuild
     """
 
-    async def work() -> dict[str, object]:
+    async def work() -> Rebuilt:
         views = known_views()
         async with reading(home) if check else writing(home) as store:
             store.register(*views)
             differing = await store.check(*views)
             folded = 0 if check else await store.rebuild(*views)
-        return {
-            "ok": not differing or not check,
-            "views": [view.name for view in views],
-            "differing": differing,
-            "folded": folded,
-        }
+        return Rebuilt(ok=not (check and differing), views=[view.name for view in views], differing=differing, folded=folded)
 
     found = execute(work)
     if as_json:
         json_line(found)
     elif check:
-        line("the same as the events" if found["ok"] else f"differing: {', '.join(map(str, found['differing']))}")
+        line("the same as the events" if found.ok else f"differing: {', '.join(found.differing)}")
     else:
-        line(f"rebuilt: {', '.join(map(str, found['views']))} from {found['folded']} events")
-    raise typer.Exit(0 if found["ok"] else 1)
+        line(f"rebuilt: {', '.join(found.views)} from {found.folded} events")
+    raise typer.Exit(0 if found.ok else 1)
 
 
 def known_views() -> list[View]:
