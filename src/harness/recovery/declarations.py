@@ -49,12 +49,13 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     give_up_window_seconds: float = 300.0
     log_max_bytes: int = 16 * 1024 * 1024
     log_keep: int = 4
+    listen: str = ""  # host:port that the supervisor holds open and hands down, so that a restart refuses nobody
     own: bool = False  # one of Harness's own processes; not a key of harness.toml
 
     @property
     def address(self) -> str:
-        """`host:port` that it listens on, as its readiness tells; empty if it does not."""
-        return address_of(self.ready)
+        """`host:port` that it listens on, as declared or as its readiness tells; empty if neither does."""
+        return address_of(f"tcp:{self.listen}" if self.listen else self.ready)
 
 
 class Invariant(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,12 +80,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How much agents may do within the envelope."""
 
     actions_per_incident: int = 3
-    actions_per_hour: int = 6  # per target
+    actions_per_target_hour: int = 6  # per target
     concurrent_targets: int = 2  # for all targets together
     recurrences: int = 3  # this many verified incidents of one fingerprint …
-    recurrence_window_seconds: float = 3600.0  # … within this time go to a person
-    breaker_failures: int = 3  # this many failed actions on a target …
-    breaker_window_seconds: float = 3600.0  # … within this time demote auto to suggest
+    recurrence_seconds: float = 3600.0  # … within this time go to a person
+    breaker_failures: int = 3  # this many failures of actions or attempts …
+    breaker_seconds: float = 3600.0  # … within this time demote auto to suggest
 
 
 class TargetEnvelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,7 +160,7 @@ revert_config = "approve"
     if raised_limits:
         text += """
 # The demo breaks the service on purpose, again and again: raised so that this is not taken for a hopeless case.
-actions_per_hour = 1000
+actions_per_target_hour = 1000
 recurrences = 1000
 breaker_failures = 1000
 """
@@ -210,6 +211,8 @@ def service_problem(service: Service) -> tuple[str, str] | None:
         return "command", "needs a program and its arguments, as a list of strings"
     if said := ready_problem(service.ready):
         return "ready", said
+    if service.listen and not _host_port(f"tcp:{service.listen}"):
+        return "listen", "must be host:port"
     if not hasattr(signal, f"SIG{service.stop_signal}"):
         return "stop_signal", f"{service.stop_signal!r} is no signal; write TERM, INT, HUP, QUIT"
     for key in ("ready_timeout_seconds", "back_off_seconds", "back_off_max_seconds", "give_up_window_seconds", "log_max_bytes"):
