@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NewType, TypeVar
+from typing import Any, NewType, TypeVar, cast
 
 import msgspec
 
@@ -54,10 +54,10 @@ def _refuse_nan(value: Any) -> None:
         case float() if not math.isfinite(value):
             raise LedgerError("payload is not JSON: NaN and infinity have no JSON form")
         case dict():
-            for inner in value.values():
+            for inner in cast("dict[str, Any]", value).values():
                 _refuse_nan(inner)
         case list() | tuple():
-            for inner in value:
+            for inner in cast("list[Any]", value):
                 _refuse_nan(inner)
         case _:
             pass
