@@ -30,7 +30,7 @@ class Limit(StrEnum):
     DENIED = "denied"
     RECURRENCE = "recurrence"
     PER_INCIDENT = "actions_per_incident"
-    PER_HOUR = "actions_per_hour"
+    PER_TARGET_HOUR = "actions_per_target_hour"
     TARGET_BUSY = "target_busy"
     CONCURRENT_TARGETS = "concurrent_targets"
     BREAKER = "breaker"
@@ -123,11 +123,11 @@ def _forbidden(situation: Situation) -> Decision | None:
 
 def _exhausted(situation: Situation) -> Decision | None:
     now, limits, target = situation.now_us, situation.limits, situation.target
-    recent_fixes = _within(situation.fixes_us, limits.recurrence_window_seconds, now)
+    recent_fixes = _within(situation.fixes_us, limits.recurrence_seconds, now)
     if recent_fixes >= limits.recurrences:
         return _refuse(
             situation, Limit.RECURRENCE,
-            f"fixed {recent_fixes} times in {_spell(limits.recurrence_window_seconds)} and back again; a person has to find the cause",
+            f"fixed {recent_fixes} times in {_spell(limits.recurrence_seconds)} and back; a person has to find the cause",
         )  # fmt: skip
     same_incident = sum(action.ticket == situation.ticket for action in situation.others)
     if same_incident >= limits.actions_per_incident:
@@ -137,10 +137,10 @@ def _exhausted(situation: Situation) -> Decision | None:
         )  # fmt: skip
     on_target = [action for action in situation.others if action.target == target]
     last_hour = sum(now - action.started_us < HOUR_US for action in on_target)
-    if last_hour >= limits.actions_per_hour:
+    if last_hour >= limits.actions_per_target_hour:
         return _refuse(
-            situation, Limit.PER_HOUR,
-            f"{last_hour} actions were done on {target} within an hour, and {limits.actions_per_hour} is the limit",
+            situation, Limit.PER_TARGET_HOUR,
+            f"{last_hour} actions were done on {target} within an hour, and {limits.actions_per_target_hour} is the limit",
         )  # fmt: skip
     if running := [action.action_id for action in on_target if action.outcome is None]:
         return _refuse(situation, Limit.TARGET_BUSY, f"action {running[0]} on {target} is still going on")
@@ -161,12 +161,10 @@ def _levelled(situation: Situation) -> Decision:
         case Level.APPROVE:
             return Decision(verdict=Verdict.ASK, level=level, reason=f"{what} needs a person's approval")
         case Level.AUTO:
-            failures = _within(situation.failures_us, limits.breaker_window_seconds, situation.now_us)
+            failures = _within(situation.failures_us, limits.breaker_seconds, situation.now_us)
             if failures < limits.breaker_failures:
                 return Decision(verdict=Verdict.ALLOW, level=level, reason=f"{what} is automatic")
-            reason = (
-                f"{failures} failures in {_spell(limits.breaker_window_seconds)} opened the breaker: {what} is only suggested"
-            )
+            reason = f"{failures} failures in {_spell(limits.breaker_seconds)} opened the breaker: {what} is only suggested"
             return Decision(verdict=Verdict.SUGGEST, level=Level.SUGGEST, reason=reason, limit=Limit.BREAKER)
         case Level.SUGGEST | Level.OFF:
             return Decision(verdict=Verdict.SUGGEST, level=level, reason=f"{what} is only suggested; the envelope says so")
