@@ -18,6 +18,7 @@ A message says what happened, with which values, and what to do next; fields are
     ├── WorkError
     │   ├── IllegalTransition       the item's state does not allow this
     │   ├── DependencyCycle         the dependencies would form a circle
+    │   ├── ItemExists              this item id is taken
     │   └── Duplicate               an open item has this fingerprint already
     ├── KernelError
     │   ├── RunExists               this run id is taken
@@ -154,6 +155,10 @@ class IllegalTransition(WorkError):
 
 class DependencyCycle(WorkError):
     """The dependencies would form a circle, which the message prints."""
+
+
+class ItemExists(WorkError):
+    """This item id is taken; choose another or use that item."""
 
 
 class Duplicate(WorkError):
