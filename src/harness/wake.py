@@ -65,13 +65,18 @@ class Listener:
     """Wakes a task when the bell rings. A ring while nobody waits is kept for the next wait."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._loop = asyncio.get_running_loop()
         self._rung = asyncio.Event()
         self._kqueue: _Kqueue | None = None
-        self._descriptor: int | None = _inotify(path)
+        self._descriptor: int | None = None
+        self._attach()
+
+    def _attach(self) -> None:
+        self._descriptor = _inotify(self._path)
         if self._descriptor is None and hasattr(select, "kqueue"):
             with contextlib.suppress(OSError):
-                self._kqueue = _Kqueue(path)
+                self._kqueue = _Kqueue(self._path)
                 self._descriptor = self._kqueue.fileno()
         if self._descriptor is not None:
             self._loop.add_reader(self._descriptor, self._ring)
@@ -86,6 +91,8 @@ class Listener:
 
     async def wait(self, timeout_seconds: float) -> bool:
         """Whether the bell rang before the time was over."""
+        if self._descriptor is None:
+            self._attach()  # the file may exist by now
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._rung.wait()
@@ -114,14 +121,18 @@ class Bell:
         self.path = path
         self._descriptor: int | None = None
 
+    def hang(self) -> None:
+        """Make the file, so that others can listen before the first ring."""
+        if self._descriptor is None:
+            with contextlib.suppress(OSError):
+                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
     def ring(self) -> None:
         """Wake every listener in every process. Never fails: a lost ring is found by the next look."""
-        try:
-            if self._descriptor is None:
-                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.pwrite(self._descriptor, b".", 0)
-        except OSError:
-            self.close()
+        self.hang()
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._descriptor, b".", 0)
 
     @contextlib.contextmanager
     def listen(self) -> Generator[Listener]:

@@ -437,7 +437,7 @@ async def test_a_bundle_verifies_and_is_restored_elsewhere(store: Store, tmp_pat
     await store.erase("item/a", 1, reason="private")
     lines = [line async for line in export_bundle(store, ["item/a", "item/b"])]
 
-    streams = parse_bundle(lines)
+    streams = parse_bundle("\n".join(lines))
     async with SQLiteStore(tmp_path / "other.db") as other:
         await other.append(said("run/x", "something was here before"))
         for events in streams.values():

@@ -6,7 +6,7 @@ hashed; the last line says where each stream ends, so that a cut bundle is known
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -97,8 +97,9 @@ class _Ends(msgspec.Struct, frozen=True):
     ends: dict[str, dict[str, int | str]]
 
 
-def parse_bundle(lines: Iterable[str]) -> dict[str, list[Event]]:
-    """The verified streams of a bundle. Raises `LedgerError` for what is no bundle, `Unproven` for what does not verify."""
+def parse_bundle(text: str) -> dict[str, list[Event]]:
+    """The verified streams of a bundle, given whole. Raises `LedgerError` for what is no bundle, `Unproven` for what does not verify."""
+    lines = text.split("\n")  # not splitlines: payloads may hold other line separators
     numbered = enumerate((line for line in lines if line.strip()), start=1)
     _header(next(numbered, (0, ""))[1])
     streams: dict[str, list[Event]] = {}

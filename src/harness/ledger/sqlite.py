@@ -82,6 +82,7 @@ class SQLiteStore:
             connection = connect(self.path, create=create, read_only=False, durability=durability)
             self._writer = Writer(connection, self._folding, self.clock, self.location)
             self._gate = Gate(self.path)
+            self._bell.hang()
             self._group = GroupCommit(self._commit, self._gate, name=self.location, busy_seconds=busy_seconds)
         self._reader = connect(self.path, create=False, read_only=True, durability=durability)
 
