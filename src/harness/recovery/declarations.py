@@ -133,7 +133,7 @@ def demo_toml(*, port: int = DEMO_PORT, raised_limits: bool = False) -> str:
     """The built-in declarations as `harness.toml`; with limits raised, they allow many kills in a row."""
     text = f"""\
 [services.rate_limiter]
-command = ["harness", "service", "--port", "{port}", "--config", ".harness/rate_limiter.toml"]
+command = ["harness", "service", "--port", "{port}"]
 ready = "http://127.0.0.1:{port}/health"
 config = ".harness/rate_limiter.toml"
 reload = "none"              # it looks at the file itself
