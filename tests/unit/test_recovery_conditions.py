@@ -105,7 +105,10 @@ def test_no_evidence_makes_a_condition_raise(kind: str, evidence: dict[str, obje
 
 @pytest.mark.parametrize(
     "query",
-    ["", "http://", "http://h:99999/", "ftp://h/", "tcp:h", "tcp:h:0", "tcp:h:x", "process:", "process:../x", "prometheus: up", "latency:tcp:h:1", "http://u:p@h/", "http://h/a b", "http://h/\u00e9"],
+    [
+        "", "http://", "http://h:99999/", "ftp://h/", "tcp:h", "tcp:h:0", "tcp:h:x", "process:", "process:../x",
+        "prometheus: up", "latency:tcp:h:1", "http://u:p@h/", "http://h/a b", "http://h/\u00e9",
+    ],
 )  # fmt: skip
 def test_a_query_that_makes_no_sense_is_refused(query: str) -> None:
     """A query that could never be asked is refused when it is registered."""

@@ -147,7 +147,7 @@ def test_soft_means_that_the_newest_result_contradicts() -> None:
 @pytest.mark.parametrize("policy", [{"fail": 3, "fail_of": 2}, {"fail": 0}, {"recover": 0}, {"flap_low": 9}])
 def test_a_policy_that_can_never_decide_is_refused(policy: dict[str, int]) -> None:
     """Three failures among two results never happen."""
-    with pytest.raises(ValueError, match="decide|flapping"):
+    with pytest.raises(ValueError, match=r"decide|flapping"):
         Policy(**policy)
 
 

@@ -7,6 +7,7 @@ Owns names and shapes only; nobody decides here. A new field needs a default; a 
     incident/TICKET   monitor, responder and verifier: the timeline of one incident, named by its ticket
     control/recovery  pause and unpause
     control/supervisor  who supervises this home
+    control/monitor     who watches
 """
 
 from __future__ import annotations
@@ -21,11 +22,15 @@ from harness.ledger import Draft, Event
 CONTROL = "control/recovery"
 SUPERVISOR = "control/supervisor"
 SUPERVISOR_LEASE = "recovery/supervisor"
+MONITOR = "control/monitor"
+MONITOR_LEASE = "recovery/monitor"  # renewed as long as the monitor really looks: its dead man's switch
 PAUSE_KEY = "pause"
 STATE_KEY = "state"  # `latest("service/NAME", STATE_KEY)` is what the process does now
 DECLARED_KEY = "declared"
 CONFIG_KEY = "config"
 CHAOS_KEY = "chaos"
+SILENCE_KEY = "silence"
+DISMISSED_KEY = "dismissed"
 OWN_PREFIX = "harness-"  # the names of Harness's own processes begin so; nothing else's may
 
 Value = str | int | float | bool | None
@@ -433,6 +438,13 @@ class CheckDeclared(Fact, frozen=True, kw_only=True):
     description: str = ""
     enabled: bool = True
     interval_seconds: float = 5.0
+    timeout_seconds: float = 3.0
+    fail_after: int = 2
+    fail_window: int = 3
+    recover_after: int = 3
+    priority: str = "high"
+    labels: dict[str, str] = {}
+    origin: str = "file"  # file: harness.toml | api: added while running
     removed: bool = False
 
 
@@ -451,6 +463,32 @@ class CheckChanged(Fact, frozen=True, kw_only=True):
     evidence: dict[str, Any] = {}
     sampled_us: int = 0
     reason: str = ""
+
+
+class CheckSilenced(Fact, frozen=True, kw_only=True):
+    """No tickets for this check or target for a while. The stream is `check/` and the check's or target's name."""
+
+    TYPE: ClassVar[str] = "check.silenced"
+    KEY: ClassVar[str | None] = SILENCE_KEY
+
+    subject: str
+    until_us: int  # in the past: the silence is over
+    reason: str = ""
+    by: str = ""
+
+
+class CheckDismissed(Fact, frozen=True, kw_only=True):
+    """The analyst wants no ticket for this failure now; it is asked again after `until_us`."""
+
+    TYPE: ClassVar[str] = "check.dismissed"
+    KEY: ClassVar[str | None] = DISMISSED_KEY
+
+    subject: str  # the target, or the check if it has none
+    fingerprint: str
+    until_us: int
+    by: str
+    reason: str = ""
+    run: str = ""
 
 
 # -- incident/TICKET
@@ -607,6 +645,17 @@ class RecoveryUnpaused(Fact, frozen=True, kw_only=True):
 
     by: str
     reason: str = ""
+
+
+class MonitorStarted(Fact, frozen=True, kw_only=True):
+    """A monitor looks from now on."""
+
+    TYPE: ClassVar[str] = "monitor.started"
+    KEY: ClassVar[str | None] = STATE_KEY
+
+    pid: int
+    started: int
+    checks: int
 
 
 class SupervisorStarted(Fact, frozen=True, kw_only=True):
