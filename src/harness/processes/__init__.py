@@ -1,0 +1,68 @@
+"""What runs here: spawn, own, drain, stop and adopt processes. Import from here, not from the modules inside.
+
+It loads asyncio and nothing heavier (no anyio, msgspec or psutil on Linux), since small hosts are built on it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.processes.environment import clean_env
+    from harness.processes.identity import Identity
+    from harness.processes.log import Chunk, Line, LogReader, RotatingLog
+    from harness.processes.output import Lines
+    from harness.processes.process import Exit, Process
+    from harness.processes.pty import Size
+    from harness.processes.reaper import become_subreaper
+    from harness.processes.starting import Spec, adopt, spawn
+    from harness.processes.tree import Found, Stopped, end_tagged, find
+
+_HOME = {
+    "adopt": "starting",
+    "become_subreaper": "reaper",
+    "Chunk": "log",
+    "clean_env": "environment",
+    "end_tagged": "tree",
+    "Exit": "process",
+    "find": "tree",
+    "Found": "tree",
+    "Identity": "identity",
+    "Line": "log",
+    "Lines": "output",
+    "LogReader": "log",
+    "Process": "process",
+    "RotatingLog": "log",
+    "Size": "pty",
+    "spawn": "starting",
+    "Spec": "starting",
+    "Stopped": "tree",
+}
+
+__all__ = [
+    "Chunk",
+    "Exit",
+    "Found",
+    "Identity",
+    "Line",
+    "Lines",
+    "LogReader",
+    "Process",
+    "RotatingLog",
+    "Size",
+    "Spec",
+    "Stopped",
+    "adopt",
+    "become_subreaper",
+    "clean_env",
+    "end_tagged",
+    "find",
+    "spawn",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

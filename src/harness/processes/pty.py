@@ -1,0 +1,47 @@
+"""Pseudo-terminals: making one, its size, and starting a program that has it as its controlling terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import struct
+import termios
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """A terminal's window in characters; a headless one is 120 x 40, since programs misbehave at 0 x 0."""
+
+    columns: int = 120
+    rows: int = 40
+
+
+def open_pty(size: Size) -> tuple[int, int]:
+    """A new terminal of this size as (our side, the program's side)."""
+    ours, theirs = os.openpty()
+    set_size(ours, size)
+    return ours, theirs
+
+
+def set_size(fd: int, size: Size) -> None:
+    """Change the window; the kernel tells the programs in it with SIGWINCH."""
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", size.rows, size.columns, 0, 0))
+
+
+def controlling(argv: tuple[str, ...]) -> tuple[tuple[str, ...], Callable[[], None] | None]:
+    """How to start `argv` so that its stdin becomes its controlling terminal: (argv, function to run in the child).
+
+    setsid(1) does it after exec, so that a big owner needs no fork; elsewhere the child does it between fork and exec.
+    """
+    program = shutil.which("setsid")
+    if program is not None and not argv[0].startswith("-") and os.uname().sysname == "Linux":
+        return (program, "-c", *argv), None
+    return argv, _take_terminal
+
+
+def _take_terminal() -> None:
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -1,0 +1,195 @@
+"""A whole tree of processes: who belongs to it (a pure decision), finding it by its tag, and ending it.
+
+Kinship is by mark in the environment, by session and group, by parent, and for orphans that were handed to us by the
+output they still hold. A process that cleared its environment, left the session, was orphaned and closed its output
+cannot be told from the orphans of other trees, and stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal as signals
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.errors import ProcessError
+from harness.processes.environment import TAG, words_of
+from harness.processes.exits import all_gone
+from harness.processes.identity import Identity, Row, holds_file, read_environment, read_rows
+
+Needed = Literal["nothing", "term", "kill"]
+
+KILLED_SECONDS = 10.0  # how long a killed process may take to be gone before it is reported as stuck
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """What it took to end a tree: nothing was left to end, the first signal was enough, or SIGKILL was needed."""
+
+    needed: Needed
+    ended: int  # processes that were alive and are gone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A living process that carries a tag; descendants inherit it."""
+
+    identity: Identity
+    tag: str
+    parent: int  # pid
+    leader: bool  # whether it leads its session, as a spawned process does and most of its descendants do not
+
+
+def kin(
+    rows: Mapping[int, Row],
+    *,
+    root: Identity | None,
+    own: int,
+    known: Iterable[Identity] = (),
+    marked: Callable[[Row], bool],
+) -> set[int]:
+    """The pids of a tree among `rows`: pure but for what `marked` looks at.
+
+    Marked ones, those known from before, the root, its session and group; then, until nothing is added, children and
+    sessions of members. `own` is the owner: neither it nor the session it lives in ever belongs to the tree.
+    """
+    eldest = root.started if root else 0
+    foreign = rows[own].session if own in rows else 0
+    candidates = {pid: row for pid, row in rows.items() if pid != own and row.started >= eldest}
+    before = frozenset(known)
+    members = {pid for pid, row in candidates.items() if row.identity == root or row.identity in before or marked(row)}
+    while True:
+        sessions = {candidates[pid].session for pid in members} - {foreign, 0}
+        more = {
+            pid
+            for pid, row in candidates.items()
+            if pid not in members and (row.parent in members or row.session in sessions or row.group in members)
+        }
+        if not more:
+            return members
+        members |= more
+
+
+class Tree:
+    """The processes of one spawn, looked up anew each time; remembers whom it has seen."""
+
+    def __init__(self, root: Identity | None, *, tag: str, word: str = "", outputs: Iterable[tuple[int, int]] = ()) -> None:
+        self._root = root
+        self._word = word
+        self._tag = tag
+        self._outputs = tuple(outputs)
+        self._known: set[Identity] = set()
+
+    def remember(self) -> None:
+        """Look now, while kinship is still visible: called when the root has exited and is not reaped yet."""
+        self._known |= {row.identity for row in self.living() if not _elsewhere(row, self._word)}
+
+    def living(self) -> list[Row]:
+        """The members that have not exited."""
+        rows = {row.pid: row for row in read_rows()}
+        own = os.getpid()
+
+        def marked(row: Row) -> bool:
+            return not row.dead and (self._marked(row) or (row.parent == own and self._holds_output(row)))
+
+        members = kin(rows, root=self._root, own=own, known=self._known, marked=marked)
+        return [rows[pid] for pid in members if not rows[pid].dead]
+
+    def _marked(self, row: Row) -> bool:
+        environment = read_environment(row.pid)
+        if self._word:
+            return self._word in words_of(environment)
+        return environment.get(TAG) == self._tag
+
+    def _holds_output(self, row: Row) -> bool:
+        return any(holds_file(row.pid, file) for file in self._outputs)
+
+    async def end(self, *, grace_seconds: float, signal: int, settle: Callable[[], None]) -> Stopped:
+        """Signal, wait, kill, and return when nobody is left; `settle` is called after each look to reap what can be.
+
+        Several may do this at once; each keeps its own deadline. Raises `ProcessError` naming who cannot be ended.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace_seconds
+        told: set[Identity] = set()
+        needed: Needed = "nothing"
+        quiet = 0
+        while quiet < 2:  # one look can miss a process that is born while it looks
+            living = {row.identity for row in self.living()}
+            settle()
+            quiet = 0 if living else quiet + 1
+            if not living:
+                continue
+            left = deadline - loop.time()
+            if left <= 0:
+                needed = "kill"
+                told |= await self._kill(living)
+            elif living - told:
+                needed = "term"
+                for identity in living - told:
+                    _tell(identity, signal)
+                told |= living
+            else:
+                await all_gone(living, timeout_seconds=left)
+        return Stopped(needed=needed, ended=len(told))
+
+    async def _kill(self, living: set[Identity]) -> set[Identity]:
+        """Freeze first, so that nobody can be born while the others die; then kill, and wait until they are gone."""
+        frozen: set[Identity] = set()
+        while living - frozen:
+            for identity in living - frozen:
+                _send(identity, signals.SIGSTOP)
+            frozen |= living
+            living = {row.identity for row in self.living()}
+        denied = {identity.pid for identity in frozen if not _send(identity, signals.SIGKILL)}
+        if denied:
+            raise ProcessError(f"{self._tag}: pid {_listed(denied)} may not be ended by this user")
+        if not await all_gone(frozen, timeout_seconds=KILLED_SECONDS):
+            stuck = {identity.pid for identity in frozen if identity.alive()}
+            raise ProcessError(f"{self._tag}: pid {_listed(stuck)} was killed and is not gone after {KILLED_SECONDS:.0f} s")
+        return frozen
+
+
+def _send(identity: Identity, signal: int) -> bool:
+    """False if this user may not; somebody who is gone needs no signal."""
+    try:
+        identity.signal(signal)
+    except ProcessError:
+        return False
+    return True
+
+
+def _tell(identity: Identity, signal: int) -> None:
+    _send(identity, signal)
+    if signal not in (signals.SIGKILL, signals.SIGSTOP):
+        _send(identity, signals.SIGCONT)  # a suspended process could not act on it
+
+
+def _listed(pids: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(pids)))
+
+
+def _elsewhere(row: Row, word: str) -> bool:
+    """Whether it carries the marks of another tree only: it was started to live apart."""
+    words = words_of(read_environment(row.pid))
+    return bool(words) and word not in words
+
+
+def find(tag_prefix: str) -> list[Found]:
+    """Every living process whose tag begins like this, oldest first, whoever started it."""
+    found = [
+        Found(identity=row.identity, tag=tag, parent=row.parent, leader=row.session == row.pid)
+        for row in read_rows()
+        if not row.dead and row.pid != os.getpid() and (tag := read_environment(row.pid).get(TAG, "")).startswith(tag_prefix)
+        if tag
+    ]
+    return sorted(found, key=lambda one: (one.identity.started, one.identity.pid))
+
+
+async def end_tagged(tag: str, *, grace_seconds: float, signal: int = signals.SIGTERM) -> Stopped:
+    """End everything that carries exactly this tag, with all descendants: what an owner left behind that is no more."""
+    from harness.processes.reaper import reap_orphans
+
+    return await Tree(None, tag=tag).end(grace_seconds=grace_seconds, signal=signal, settle=reap_orphans)
