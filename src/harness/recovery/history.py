@@ -129,7 +129,8 @@ async def _actions(store: Store, request: ActionRequested, now_us: int) -> tuple
     )  # fmt: skip
     return tuple(
         PastAction(
-            action_id=cast("str", id_), target=cast("str", target), ticket=cast("str", ticket), started_us=cast("int", started_us),
+            action_id=cast("str", id_), target=cast("str", target), ticket=cast("str", ticket),
+            started_us=cast("int", started_us),
             outcome=None if outcome is None else Outcome(cast("str", outcome)),
         )
         for id_, target, ticket, started_us, outcome in rows
