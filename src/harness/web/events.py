@@ -1,0 +1,121 @@
+"""`/api/events`: the ledger as server-sent events, resumed by Last-Event-ID without loss or repeat."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import StreamingResponse
+
+from harness.clock import iso
+from harness.errors import LedgerError, UsageError
+from harness.ledger import START, Cursor, Event, Store
+from harness.web.context import Here
+
+router = APIRouter(tags=["events"])
+
+KEEP_ALIVE_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """One event of the ledger. `payload` is null once erased; `cursor` is where a follower goes on."""
+
+    cursor: str
+    stream: str
+    seq: int
+    type: str
+    time: str
+    ts: int
+    actor: str
+    parent: str | None
+    payload: dict[str, Any] | None
+    hash: str
+
+
+def event_row(event: Event) -> EventRow:
+    """An event as the API sends it."""
+    return EventRow(
+        cursor=str(event.cursor),
+        stream=event.stream,
+        seq=event.seq,
+        type=event.type,
+        time=iso(event.ts),
+        ts=event.ts,
+        actor=event.actor,
+        parent=event.parent,
+        payload=None if event.erased else event.payload,
+        hash=event.hash.hex(),
+    )
+
+
+@router.get("/api/events", response_class=StreamingResponse)
+async def events(
+    here: Here,
+    stream: Annotated[list[str] | None, Query(description="beginnings of streams' names, such as item/")] = None,
+    type: Annotated[list[str] | None, Query(description="only these types")] = None,
+    after: Annotated[str | None, Query(description="a cursor, `start`, or nothing for what comes from now on")] = None,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> StreamingResponse:
+    """Follow the ledger. Each message's id is a cursor; send it back as Last-Event-ID to go on after it.
+
+    Without one, `after=start` begins with the first event, and nothing at all with what comes next.
+    """
+    start = await _start(here.store, last_event_id or after)
+    lines = _messages(here.store, start, tuple(stream or ()), tuple(type or ()))
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+
+
+async def _start(store: Store, given: str | None) -> Cursor:
+    if given is None:
+        return await store.tail()
+    if given == "start":
+        return START
+    try:
+        await store.read_all(after=Cursor(given), limit=1)
+    except LedgerError as error:
+        raise UsageError(f"Last-Event-ID {given[:80]!r} is no cursor of this ledger") from error
+    return Cursor(given)
+
+
+async def _messages(store: Store, after: Cursor, streams: tuple[str, ...], types: tuple[str, ...]) -> AsyncIterator[bytes]:
+    yield f": after {after}\nretry: 1000\n\n".encode()
+    async with contextlib.aclosing(_with_silence(store, after, streams, types)) as found:
+        async for event in found:
+            yield b": still here\n\n" if event is None else message(event)
+
+
+async def _with_silence(
+    store: Store, after: Cursor, streams: tuple[str, ...], types: tuple[str, ...]
+) -> AsyncGenerator[Event | None]:
+    """The events that follow, and None whenever nothing came for a while, so that a gone reader is noticed."""
+    import asyncio
+
+    followed = store.follow(after=after, streams=streams, types=types)
+    upcoming: asyncio.Future[Event] | None = None
+    try:
+        while True:
+            upcoming = upcoming or asyncio.ensure_future(followed.__anext__())
+            done, _ = await asyncio.wait({upcoming}, timeout=KEEP_ALIVE_SECONDS)
+            if done:
+                event, upcoming = upcoming.result(), None
+                yield event
+            else:
+                yield None
+    finally:
+        if upcoming is not None:
+            upcoming.cancel()
+            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+                await upcoming
+        await followed.aclose()
+
+
+def message(event: Event) -> bytes:
+    """One event in the form of server-sent events; its JSON has no line ends."""
+    data = msgspec.json.encode(event_row(event))
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (str(event.cursor).encode(), event.type.encode(), data)
