@@ -1,0 +1,202 @@
+"""The HTTP API over a real ledger."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from harness.ledger import SQLiteStore
+from harness.web.application import build
+from harness.web.context import Context
+from harness.web.guard import Access
+from harness.work import Items
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SQLiteStore]:
+    async with SQLiteStore(tmp_path / "harness.db", actor="web") as store:
+        yield store
+
+
+@pytest.fixture
+async def api(store: SQLiteStore, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    context = Context(store=store, items=Items(store), home=tmp_path, root=tmp_path)
+    app = build(context, Access(), page=False)
+    transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
+        yield client
+
+
+async def test_a_ticket_lives_over_the_api(api: httpx.AsyncClient) -> None:
+    """Opened, found, changed, noted, and its history tells all of it."""
+    opened = (await api.post("/api/tickets", json={"title": "Disk is full", "priority": "high"})).json()
+
+    changed = await api.patch(f"/api/tickets/{opened['id']}", json={"priority": "critical", "note": "look at /var"})
+    shown = (await api.get(f"/api/tickets/{opened['id']}")).json()
+
+    assert opened["status"] == "pending"
+    assert opened["ready"] is True
+    assert opened["source_type"] == "human"
+    assert changed.json()["priority"] == "critical"
+    assert [event["type"] for event in shown["events"]] == [
+        "item.created", "item.described", "item.prioritised", "item.noted",
+    ]  # fmt: skip
+
+
+async def test_tickets_are_listed_by_status_and_source(api: httpx.AsyncClient) -> None:
+    """Filters, pages, and the number of all that match."""
+    first = (await api.post("/api/tickets", json={"title": "one", "priority": "low"})).json()
+    second = (await api.post("/api/tickets", json={"title": "two", "priority": "critical", "source_type": "webhook"})).json()
+    await api.patch(f"/api/tickets/{first['id']}", json={"status": "cancelled", "reason": "not needed"})
+
+    everything = await api.get("/api/tickets?limit=1&offset=1")
+    ready = (await api.get("/api/tickets?status=ready")).json()
+    cancelled = (await api.get("/api/tickets?status=cancelled")).json()
+    webhooks = (await api.get("/api/tickets?source_type=webhook")).json()
+
+    assert everything.headers["X-Total-Count"] == "2"
+    assert len(everything.json()) == 1
+    assert [ticket["id"] for ticket in ready] == [second["id"]]
+    assert [ticket["id"] for ticket in cancelled] == [first["id"]]
+    assert [ticket["id"] for ticket in webhooks] == [second["id"]]
+
+
+async def test_one_source_is_open_once(api: httpx.AsyncClient) -> None:
+    """Type and id together; another type with the same id is another matter; parked is open too."""
+    body = {"title": "slow", "source_type": "slo", "source_id": "1"}
+    first = await api.post("/api/tickets", json=body)
+    await api.patch(f"/api/tickets/{first.json()['id']}", json={"status": "parked", "reason": "later"})
+
+    again = await api.post("/api/tickets", json=body)
+    other = await api.post("/api/tickets", json={**body, "source_type": "invariant"})
+
+    assert (first.status_code, again.status_code, other.status_code) == (201, 200, 201)
+    assert again.json()["id"] == first.json()["id"]
+    assert again.json()["occurrences"] == 2
+    assert other.json()["id"] != first.json()["id"]
+
+
+async def test_a_person_cannot_complete_what_has_gates(api: httpx.AsyncClient, store: SQLiteStore) -> None:
+    """Completed is the verifier's word."""
+    item = await Items(store).create(title="heal", gates=("checks",))
+
+    refused = await api.patch(f"/api/tickets/{item.id}", json={"status": "completed", "reason": "trust me"})
+
+    assert refused.status_code == 409
+    assert refused.json()["error"]["code"] == "illegal_transition"
+
+
+async def test_dependencies_are_shown_and_circles_refused(api: httpx.AsyncClient) -> None:
+    """A ticket that waits is not ready; two cannot wait for each other."""
+    first = (await api.post("/api/tickets", json={"title": "first"})).json()["id"]
+    second = (await api.post("/api/tickets", json={"title": "second", "depends_on": [first]})).json()["id"]
+
+    seen = (await api.get(f"/api/tickets/{second}/dependencies")).json()
+    circle = await api.post(f"/api/tickets/{first}/dependencies", json={"depends_on": second})
+
+    assert [ticket["id"] for ticket in seen["depends_on"]] == [first]
+    assert (await api.get(f"/api/tickets/{second}")).json()["ready"] is False
+    assert circle.status_code == 409
+    assert circle.json()["error"]["code"] == "dependency_cycle"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("GET", "/api/tickets/nope", None, 404, "not_found"),
+        ("GET", "/api/nope", None, 404, "not_found"),
+        ("DELETE", "/api/tickets", None, 405, "method_not_allowed"),
+        ("GET", "/api/tickets?status=open", None, 422, "invalid"),
+        ("POST", "/api/tickets", {"title": ""}, 422, "invalid"),
+        ("POST", "/api/tickets", {"title": "x", "colour": "red"}, 422, "invalid"),
+        ("POST", "/api/tickets", {"title": "x", "source_type": "cron"}, 422, "invalid"),
+        ("POST", "/api/tickets", {"title": "x", "depends_on": ["nope"]}, 404, "not_found"),
+        ("POST", "/api/services/nope/restart", None, 404, "not_found"),
+        ("GET", "/api/invariants/nope", None, 404, "not_found"),
+        ("GET", "/api/events?after=%ff", None, 422, "invalid"),
+    ],
+)
+async def test_every_error_has_one_shape(
+    api: httpx.AsyncClient, method: str, path: str, body: object, status: int, code: str
+) -> None:
+    """A code for machines and a message for people, and nothing of the inside."""
+    answer = await api.request(method, path, json=body)
+
+    assert answer.status_code == status
+    assert set(answer.json()) == {"error"}
+    assert set(answer.json()["error"]) == {"code", "message", "details"}
+    assert answer.json()["error"]["code"] == code
+    assert "Traceback" not in answer.text
+
+
+async def test_a_foreign_page_is_refused_before_anything_happens(api: httpx.AsyncClient, store: SQLiteStore) -> None:
+    """In the same shape, and nothing is written."""
+    crossed = await api.post("/api/tickets", json={"title": "x"}, headers={"Origin": "http://evil.example"})
+    rebound = await api.get("/api/tickets", headers={"Host": "evil.example"})
+
+    assert (crossed.status_code, crossed.json()["error"]["code"]) == (403, "foreign_origin")
+    assert (rebound.status_code, rebound.json()["error"]["code"]) == (421, "unknown_host")
+    assert await store.heads() == []
+
+
+async def test_an_invariant_is_registered_switched_off_and_on(api: httpx.AsyncClient) -> None:
+    """DELETE is soft: the check stays known."""
+    new = {"name": "web_up", "query": "http://localhost:8001/health", "condition": "status == 200"}
+
+    added = await api.post("/api/invariants", json=new)
+    again = await api.post("/api/invariants", json=new)
+    disabled = await api.delete("/api/invariants/web_up")
+    enabled = await api.post("/api/invariants/web_up/enable")
+
+    assert (added.status_code, added.json()["result"]) == (201, "unknown")
+    assert again.status_code == 409
+    assert disabled.json()["enabled"] is False
+    assert [check["name"] for check in (await api.get("/api/invariants")).json()] == ["web_up"]
+    assert enabled.json()["enabled"] is True
+
+
+@pytest.mark.parametrize("condition", ["status = 200", "status", "colour == 3", "status == 'x'"])
+async def test_a_condition_that_makes_no_sense_is_refused(api: httpx.AsyncClient, condition: str) -> None:
+    """When it is registered, not when it is asked."""
+    refused = await api.post("/api/invariants", json={"name": "a", "query": "http://localhost/", "condition": condition})
+
+    assert refused.status_code == 422
+    assert refused.json()["error"]["code"] == "invalid_declaration"
+    assert (await api.get("/api/invariants")).json() == []
+
+
+async def test_pausing_is_seen_and_taken_back(api: httpx.AsyncClient) -> None:
+    """By health, by the metrics and by the answer."""
+    paused = (await api.post("/api/pause", json={"reason": "release"})).json()
+    health = (await api.get("/health")).json()
+    metrics = (await api.get("/metrics")).text
+    await api.post("/api/unpause")
+
+    assert paused["paused"] is True
+    assert "release" in paused["reason"]
+    assert health == {"ok": True, "supervised": False, "paused": True}
+    assert "\nharness_paused 1\n" in metrics
+    assert (await api.get("/health")).json()["paused"] is False
+
+
+async def test_statistics_count_from_nothing(api: httpx.AsyncClient) -> None:
+    """An empty ledger has numbers, not errors."""
+    stats = (await api.get("/api/stats")).json()
+
+    assert stats["incidents"] == 0
+    assert stats["seconds_to_verify"] is None
+
+
+async def test_the_api_describes_itself(api: httpx.AsyncClient) -> None:
+    """OpenAPI, with every path of the contract and the one shape of errors."""
+    described = (await api.get("/openapi.json")).json()
+
+    assert {
+        "/api/tickets", "/api/tickets/{ticket}", "/api/tickets/{ticket}/events", "/api/tickets/{ticket}/dependencies",
+        "/api/tickets/{ticket}/approve", "/api/tickets/{ticket}/deny", "/api/invariants", "/api/services",
+        "/api/incidents/{ticket}", "/api/stats", "/api/events", "/health", "/metrics",
+    } <= set(described["paths"])  # fmt: skip
+    assert "ErrorBody" in described["components"]["schemas"]
