@@ -1,0 +1,74 @@
+"""Which step is meant: scope path, name and ordinal, allotted when the call is made. Pure but for the scope of a task.
+
+A step with an explicit key is that key within its scope, however often it is asked. A step without one is the
+n-th of its name in its scope, counted in the order of the calls, so steps that are gathered never swap results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Generator
+from contextvars import ContextVar
+
+Scope = tuple[str, ...]
+
+_MAX_KEY_CHARACTERS = 400
+_scope: ContextVar[Scope] = ContextVar("harness_step_scope", default=())
+
+
+def current_scope() -> Scope:
+    """The scope path of the calling task; tasks started inside inherit it."""
+    return _scope.get()
+
+
+@contextlib.contextmanager
+def step_scope(name: str) -> Generator[Scope]:
+    """Steps called inside belong to a scope of this name within the present one, and are counted by themselves."""
+    token = _scope.set((*_scope.get(), name))
+    try:
+        yield _scope.get()
+    finally:
+        _scope.reset(token)
+
+
+def step_id(scope: Scope, name: str, ordinal: int = 0) -> str:
+    """The step's one written form, which is the key of its events: `scope/name` or `scope/name#ordinal`.
+
+    Different parts never give the same text: `/`, `#` and `%` inside a part are written as %XX. A text that would
+    be too long for a key ends in a hash of itself.
+    """
+    parts = [_escaped(part) for part in (*scope, name)]
+    text = "/".join(parts)
+    if len(text) > _MAX_KEY_CHARACTERS:
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        text = f"{text[:_MAX_KEY_CHARACTERS]}%{digest[:32]}"
+    return f"{text}#{ordinal}" if ordinal else text
+
+
+def _escaped(part: str) -> str:
+    if "%" in part or "/" in part or "#" in part or "\0" in part:
+        part = part.replace("%", "%25").replace("/", "%2F").replace("#", "%23").replace("\0", "%00")
+    return part
+
+
+class Ordinals:
+    """Counts the calls of each name in each scope during one pass over a run."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[Scope, str], int] = {}
+
+    def next(self, scope: Scope, name: str) -> int:
+        """The ordinal of a call that is made now, from 1."""
+        place = (scope, name)
+        ordinal = self._counts.get(place, 0) + 1
+        self._counts[place] = ordinal
+        return ordinal
+
+    def allot(self, scope: Scope, name: str, step_key: str | None) -> str:
+        """The id of a step that is called now; only a call without a key is counted."""
+        if step_key is not None:
+            return step_id(scope, step_key)
+        return step_id(scope, name, self.next(scope, name))

@@ -1,0 +1,70 @@
+"""For whom a step is done, and which tools that allows. Pure: one decision serves listing, explaining and calling."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from harness.errors import UsageError
+from harness.kernel.ports import ToolDefinition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantContext:
+    """Who pays and who may do what. The budget is the tenant's, over all runs of it together."""
+
+    tenant_id: str
+    capabilities: frozenset[str] = frozenset()
+    budget_usd_limit: float | None = None  # None: no limit
+
+    def __post_init__(self) -> None:
+        if not self.tenant_id or not self.tenant_id.isprintable():
+            raise UsageError(f"a tenant's id is a printable name, not {self.tenant_id!r}")
+        if isinstance(self.capabilities, str):
+            raise UsageError(f"capabilities are a set of names, not the text {self.capabilities!r}")
+        object.__setattr__(self, "capabilities", frozenset(self.capabilities))
+        if self.budget_usd_limit is not None and not self.budget_usd_limit >= 0:
+            raise UsageError(f"a budget is 0 USD or more, not {self.budget_usd_limit}")
+
+    @property
+    def limit_micro_usd(self) -> int | None:
+        """The budget in millionths of a dollar."""
+        return None if self.budget_usd_limit is None else round(self.budget_usd_limit * 1_000_000)
+
+
+class ToolDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a tenant may see and call a tool, and why."""
+
+    tool_name: str
+    required_capability: str | None
+    decision: Literal["allowed", "filtered"]
+    reason: Literal["no_capability_required", "capability_granted", "capability_missing", "not_visible"]
+
+    @property
+    def allowed(self) -> bool:
+        return self.decision == "allowed"
+
+
+def decide(definition: ToolDefinition, tenant: TenantContext, visible: Collection[str] | None = None) -> ToolDecision:
+    """The one decision about one tool. `visible` of None hides nothing."""
+    required = definition.requires_capability
+    if visible is not None and definition.name not in visible:
+        reason = "not_visible"
+    elif required is None:
+        reason = "no_capability_required"
+    elif required in tenant.capabilities:
+        reason = "capability_granted"
+    else:
+        reason = "capability_missing"
+    decision = "filtered" if reason in {"not_visible", "capability_missing"} else "allowed"
+    return ToolDecision(tool_name=definition.name, required_capability=required, decision=decision, reason=reason)
+
+
+def allowed(
+    definitions: Iterable[ToolDefinition], tenant: TenantContext, visible: Collection[str] | None = None
+) -> tuple[ToolDefinition, ...]:
+    """The tools that the tenant may see and call, by name."""
+    return tuple(sorted((d for d in definitions if decide(d, tenant, visible).allowed), key=lambda d: d.name))
