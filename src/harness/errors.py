@@ -219,7 +219,14 @@ class ModelError(KernelError):
 
 
 class ModelUnavailable(ModelError):
-    """A failure that is worth another attempt: a timeout, a 5xx, a lost connection."""
+    """A failure that is worth another attempt: a timeout, a 5xx, a lost connection.
+
+    `retry_after_seconds` is how long the provider asked to wait, if it did.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class ModelMalformed(ModelError):
