@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from harness.ledger.events import GENESIS, START, Cursor, Draft, Event
     from harness.ledger.guards import Acquire, Expect, Fence, Free, Guard, Lease, Release, Reserve, Unique
     from harness.ledger.memory import MemoryStore
+    from harness.ledger.proof import Chain
     from harness.ledger.seals import read_seal, signing_key, write_seal
     from harness.ledger.sqlite import SQLiteStore
     from harness.ledger.store import Appended, Head, Problem, Store, Verification, Write
@@ -20,6 +21,7 @@ _HOME = {
     "START": "events",
     "Acquire": "guards",
     "Appended": "store",
+    "Chain": "proof",
     "Cursor": "events",
     "Draft": "events",
     "Event": "events",
@@ -53,6 +55,7 @@ __all__ = [
     "START",
     "Acquire",
     "Appended",
+    "Chain",
     "Cursor",
     "Draft",
     "Event",
