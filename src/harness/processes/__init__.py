@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from harness.processes.environment import clean_env
     from harness.processes.identity import Identity
-    from harness.processes.log import Chunk, Line, LogReader, RotatingLog
+    from harness.processes.log import Chunk, Line, LogReader
     from harness.processes.output import Lines
     from harness.processes.process import Exit, Process
     from harness.processes.pty import Size
     from harness.processes.reaper import become_subreaper
+    from harness.processes.rotating import RotatingLog
     from harness.processes.starting import Spec, adopt, spawn
     from harness.processes.tree import Found, Stopped, end_tagged, find
 
@@ -33,7 +34,7 @@ _HOME = {
     "Lines": "output",
     "LogReader": "log",
     "Process": "process",
-    "RotatingLog": "log",
+    "RotatingLog": "rotating",
     "Size": "pty",
     "spawn": "starting",
     "Spec": "starting",

@@ -96,6 +96,21 @@ def read_row(pid: int) -> Row | None:
     return _parse_stat(pid, data) if data else None
 
 
+def read_children() -> Iterator[Row]:
+    """The children of this process, exited ones too."""
+    own = os.getpid()
+    try:
+        tasks = os.listdir("/proc/self/task")  # noqa: PTH208 - names only
+        pids = [int(word) for task in tasks for word in _read_strictly(f"/proc/self/task/{task}/children").split()]
+    except OSError:  # not every kernel lists them
+        yield from (row for row in read_rows() if row.parent == own)
+        return
+    for pid in pids:
+        row = read_row(pid)
+        if row is not None:
+            yield row
+
+
 def read_rows() -> Iterator[Row]:
     """Every process that this user can see, in no order."""
     if not system.PROC:
@@ -113,7 +128,10 @@ def read_rows() -> Iterator[Row]:
 def _parse_stat(pid: int, data: bytes) -> Row:
     """Fields of proc_pid_stat(5); the name in parentheses may hold spaces and parentheses itself."""
     fields = data[data.rindex(b")") + 2 :].split()
-    return Row(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[0].decode(), int(fields[19]))
+    state = fields[0].decode()
+    if state == "Z" and int(fields[17]) > 1:  # only its first thread has ended
+        state = "S"
+    return Row(pid, int(fields[1]), int(fields[2]), int(fields[3]), state, int(fields[19]))
 
 
 def read_environment(pid: int) -> dict[str, str]:
@@ -143,10 +161,14 @@ def holds_file(pid: int, file: tuple[int, int]) -> bool:
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - hundreds of reads a scan
-            return file.read() or b""
+        return _read_strictly(path)
     except OSError:
         return b""
+
+
+def _read_strictly(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - hundreds of reads a scan
+        return file.read() or b""
 
 
 def _read_with_psutil(pid: int) -> Row | None:

@@ -1,4 +1,4 @@
-"""Output kept in rotated files: written by the owner, read, searched and followed by anybody.
+"""Reading output that is kept in rotated files: its last lines, searching it, following it. `rotating` writes it.
 
 A byte has one offset for the life of the log. The file that is written to has the plain name; a full one is renamed
 to `NAME.OFFSET`, the offset of its first byte, so readers in other processes find their place by the names alone.
@@ -6,7 +6,6 @@ to `NAME.OFFSET`, the offset of its first byte, so readers in other processes fi
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +16,7 @@ from typing import NamedTuple
 from harness.errors import ProcessError
 
 BLOCK_BYTES = 1 << 18
-_DIGITS = 15
+DIGITS = 15
 _LOOK_SECONDS = 0.5  # how long a follower trusts the silence of its file watch
 
 
@@ -40,11 +39,13 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Segment:
+class Segment:
+    """One file of a log."""
+
     path: Path
-    base: int
+    base: int  # the offset of its first byte
     size: int
-    inode: int
+    inode: int  # 0: it does not exist
 
 
 class LogReader:
@@ -56,18 +57,18 @@ class LogReader:
     @property
     def end(self) -> int:
         """The offset behind the last byte."""
-        last = self._segments()[-1]
+        last = self.segments()[-1]
         return last.base + last.size
 
     @property
     def start(self) -> int:
         """The offset of the oldest byte that is kept."""
-        return self._segments()[0].base
+        return self.segments()[0].base
 
     def read(self, offset: int, limit: int = BLOCK_BYTES) -> Chunk:
         """Up to `limit` bytes from `offset` on, or from the oldest kept; empty at the end."""
         while True:
-            segments = self._segments()
+            segments = self.segments()
             offset = max(offset, segments[0].base)
             segment = next((s for s in segments if s.base <= offset < s.base + s.size), None)
             if segment is None:
@@ -132,147 +133,54 @@ class LogReader:
 
         position = self.end if after is None else after
         while True:
+            inode = _inode(self.path)  # first: if the file is exchanged between both, it is listened to anew
             listener = Listener(self.path)
-            inode = _inode(self.path)
             try:
                 while True:
                     while (chunk := self.read(position)).data:
                         position = chunk.offset + len(chunk.data)
                         yield chunk
+                    position = chunk.offset  # nearer, if somebody has emptied the file by hand
                     if _inode(self.path) != inode:
                         break
                     await listener.wait(_LOOK_SECONDS)
             finally:
                 listener.close()
 
-    def _segments(self) -> list[_Segment]:
+    def segments(self) -> list[Segment]:
         """The files, oldest first, the current one last; consistent although a writer may rotate meanwhile."""
         while True:
-            rotated = self._rotated()
+            rotated = self.rotated()
             current = _segment(self.path, rotated[-1].base + rotated[-1].size if rotated else 0)
-            if self._rotated()[-1:] == rotated[-1:]:
+            if self.rotated()[-1:] == rotated[-1:]:
                 return [*rotated, current]
 
-    def _rotated(self) -> list[_Segment]:
+    def rotated(self) -> list[Segment]:
+        """The full files, oldest first."""
         prefix = f"{self.path.name}."
         try:
             names = os.listdir(self.path.parent)  # noqa: PTH208 - names only
         except OSError:
             return []
-        found = sorted(name for name in names if name.startswith(prefix) and len(name) == len(prefix) + _DIGITS)
+        found = sorted(name for name in names if name.startswith(prefix) and len(name) == len(prefix) + DIGITS)
         bases = [(name, name[len(prefix) :]) for name in found]
         segments = [_segment(self.path.with_name(name), int(base)) for name, base in bases if base.isdigit()]
         return [segment for segment in segments if segment.inode]
 
 
-class RotatingLog(LogReader):
-    """The writer of a log: one at a time. Files never grow above `max_bytes`; `keep` full ones stay besides the current one.
-
-    `write` never raises: what the disk refuses is counted in `lost_bytes` and said in the log as soon as it takes bytes again.
-    """
-
-    def __init__(self, path: Path, max_bytes: int = 10 << 20, keep: int = 5) -> None:
-        """Raises `ProcessError` if the file cannot be opened."""
-        if max_bytes < 1 or keep < 1:
-            raise ProcessError(f"{path}: a log needs at least 1 byte a file and 1 file to keep, not {max_bytes} and {keep}")
-        super().__init__(path)
-        self._max = max_bytes
-        self._keep = keep
-        self._fd = -1
-        self._size = 0
-        self._base = 0
-        self._line_ended = True
-        self.lost_bytes = 0
-        self._unsaid = 0
-        self._reason = ""
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._open()
-        except OSError as error:
-            raise ProcessError(f"{path}: cannot write the log: {error.strerror or error}") from error
-
-    def _open(self) -> None:
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        current = self._segments()[-1]
-        self._base, self._size = current.base, os.fstat(self._fd).st_size
-        self._line_ended = not self._size or os.pread(self._fd, 1, self._size - 1) == b"\n"
-
-    def write(self, data: bytes) -> None:
-        """Append bytes as they are."""
-        try:
-            if self._fd < 0:
-                self._open()
-            if self._unsaid:
-                self._append(f"\n[harness: {self._unsaid} bytes of output were lost here: {self._reason}]\n".encode())
-                self._unsaid = 0
-        except OSError as error:
-            self._lose(len(data), error)
-            return
-        position = self._base + self._size
-        try:
-            self._append(data)
-        except OSError as error:
-            self._lose(len(data) - (self._base + self._size - position), error)
-
-    def _lose(self, count: int, error: OSError) -> None:
-        self.lost_bytes += count
-        self._unsaid += count
-        self._reason = error.strerror or str(error)
-
-    def _append(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            room = self._max - self._size
-            if len(rest) <= room:
-                self._put(rest)
-                return
-            cut = data.rfind(b"\n", len(data) - len(rest), len(data) - len(rest) + room) + 1 - (len(data) - len(rest))
-            if cut <= 0:  # a line that does not fit starts a new file, unless it has begun in this one or fits in none
-                cut = 0 if self._line_ended and self._size else room
-            self._put(rest[:cut])
-            self._rotate()
-            rest = rest[cut:]
-
-    def _put(self, data: memoryview) -> None:
-        while data:
-            count = os.write(self._fd, data)
-            self._size += count
-            self._line_ended = data[count - 1] == 10
-            data = data[count:]
-
-    def _rotate(self) -> None:
-        full, size = self._fd, self._size
-        self.path.rename(self.path.with_name(f"{self.path.name}.{self._base:0{_DIGITS}d}"))
-        self._base, self._size, self._fd, self._line_ended = self._base + size, 0, -1, True
-        try:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            os.ftruncate(full, size)  # changes nothing but wakes followers that still watch the full file
-        finally:
-            os.close(full)
-        for old in self._rotated()[: -self._keep]:
-            with contextlib.suppress(OSError):
-                old.path.unlink()
-
-    def close(self) -> None:
-        """Let go of the file; a later write opens it again. May be called again."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-def _segment(path: Path, base: int) -> _Segment:
+def _segment(path: Path, base: int) -> Segment:
     try:
         found = path.stat()
     except OSError:
-        return _Segment(path=path, base=base, size=0, inode=0)
-    return _Segment(path=path, base=base, size=found.st_size, inode=found.st_ino)
+        return Segment(path=path, base=base, size=0, inode=0)
+    return Segment(path=path, base=base, size=found.st_size, inode=found.st_ino)
 
 
 def _inode(path: Path) -> int:
     return _segment(path, 0).inode
 
 
-def _read(segment: _Segment, offset: int, limit: int) -> bytes:
+def _read(segment: Segment, offset: int, limit: int) -> bytes:
     """Bytes of a segment; empty if the file was rotated or removed since it was looked at."""
     try:
         fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)

@@ -11,28 +11,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.errors import ProcessError
+from harness.processes.rotating import RotatingLog
 
 READ_BYTES = 65536
 TURN_BYTES = 4 * READ_BYTES  # what one descriptor may take of a turn of the loop
 CAPACITY_BYTES = 4 * READ_BYTES  # of the pipe: what a child can write while its owner is away
 
-Sink = Callable[[bytes], object]
+Follower = Callable[[bytes], object]
 
 
 class Drain:
     """Reads a descriptor whenever there is something, until it ends; owns and closes the descriptor.
 
-    `sink` gets every byte in order. What it raises goes to the loop's exception handler and does not stop the draining.
+    Every byte goes, in order, first to the log and then to the follower. From a pipe to a log it moves inside the system, so
+    that no instant at which we are killed loses any. What a follower raises goes to the loop's exception handler.
     """
 
-    def __init__(self, fd: int, sink: Sink) -> None:
+    def __init__(self, fd: int, *, log: RotatingLog | None = None, follower: Follower | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._fd = fd
-        self._sink = sink
+        self._log = log
+        self._follower = follower
         self.ended: Callable[[], object] | None = None  # called once, when the output has ended
         os.set_blocking(fd, False)
         found = os.fstat(fd)
         self.file = (found.st_dev, found.st_ino)
+        self._moves = log is not None and stat.S_ISFIFO(found.st_mode)
         self._loop.add_reader(fd, self._turn)
 
     @property
@@ -53,28 +57,40 @@ class Drain:
             taken += count
 
     def _pump(self, limit: int) -> int:
+        """Take up to `limit` bytes, as many as there are; how many."""
         parts: list[bytes] = []
         count = 0
         ended = False
         while count < limit and not ended:
             try:
-                part = os.read(self._fd, READ_BYTES)
+                taken, part = self._take(limit - count)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:  # EIO: every program has left the terminal
-                part = b""
-            ended = not part
-            count += len(part)
+                taken, part = 0, b""
+            ended = not taken
+            count += taken
             parts.append(part)
-        if count:
-            self._deliver(b"".join(parts))
+        if count and self._follower is not None:
+            self._tell(self._follower, b"".join(parts))
         if ended:
             self._end()
         return count
 
-    def _deliver(self, data: bytes) -> None:
+    def _take(self, limit: int) -> tuple[int, bytes]:
+        """How many bytes were taken, and, if somebody follows, which. Raises OSError if there are none now."""
+        if self._moves and self._log is not None:
+            moved = self._log.take_from(self._fd, limit, show=self._follower is not None)
+            if moved is not None:
+                return moved
+        data = os.read(self._fd, READ_BYTES)
+        if self._log is not None:
+            self._log.write(data)
+        return len(data), data
+
+    def _tell(self, follower: Follower, data: bytes) -> None:
         try:
-            self._sink(data)
+            follower(data)
         except Exception as error:  # noqa: BLE001 - a follower's mistake must not stall the child
             self._loop.call_exception_handler({"message": "a follower of a process's output failed", "exception": error})
 
@@ -150,39 +166,32 @@ class Lines:
 
     def __init__(self, *, max_bytes: int = 1 << 20) -> None:
         self._max = max_bytes
-        self._parts: list[bytes] = []
-        self._held = 0
+        self._held = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that are complete now."""
-        first, *others = data.split(b"\n")
-        self._hold(first)
-        if not others:
-            return self._pieces()
-        lines = [*self._pieces(), *self.flush(even_empty=not self._held)]
-        for whole in others[:-1]:
-            lines += [whole[at : at + self._max] for at in range(0, len(whole), self._max)] or [b""]
-        self._hold(others[-1])
-        return lines + self._pieces()
+        found: list[bytes] = []
+        *whole, rest = data.split(b"\n")
+        for part in whole:
+            if self._held or len(part) > self._max:
+                self._hold(part, found)
+                found += self.flush()
+            else:
+                found.append(part)
+        self._hold(rest, found)
+        return found
 
-    def flush(self, *, even_empty: bool = False) -> list[bytes]:
-        """What is left without a line end."""
-        rest = b"".join(self._parts)
-        self._parts, self._held = [], 0
-        return [rest] if rest or even_empty else []
+    def flush(self) -> list[bytes]:
+        """What is left without a line end, if anything."""
+        found = [bytes(self._held)] if self._held else []
+        self._held.clear()
+        return found
 
-    def _hold(self, data: bytes) -> None:
-        if data:
-            self._parts.append(data)
-            self._held += len(data)
-
-    def _pieces(self) -> list[bytes]:
-        if self._held <= self._max:
-            return []
-        rest = b"".join(self._parts)
-        whole = len(rest) // self._max * self._max
-        self._parts, self._held = [rest[whole:]], len(rest) - whole
-        return [rest[at : at + self._max] for at in range(0, whole, self._max)]
+    def _hold(self, data: bytes, found: list[bytes]) -> None:
+        self._held += data
+        while len(self._held) > self._max:
+            found.append(bytes(self._held[: self._max]))
+            del self._held[: self._max]
 
 
 def open_pipe() -> tuple[int, int]:

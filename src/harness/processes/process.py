@@ -65,6 +65,7 @@ class Process:
         self._tree = tree
         self._ends = ends
         self._child = child
+        self._released = False
         self._exited = asyncio.Event()
         for drain in ends.drains:
             drain.ended = self._output_ended
@@ -116,8 +117,9 @@ class Process:
         May be called again, and by several at once: a second call with less grace ends it sooner.
         Raises `ProcessError` naming those that cannot be ended.
         """
-        stopped = await self._tree.end(grace_seconds=grace_seconds, signal=signal, settle=reaper.reap_orphans)
-        await self.wait()
+        stopped = await self._tree.end(grace_seconds=grace_seconds, signal=signal)
+        if not self._released:
+            await self.wait()
         for drain in self._ends.drains:
             drain.rest()
         self.release(keep_fifos=False)
@@ -152,6 +154,7 @@ class Process:
 
         A process with a FIFO goes on; one with a pipe fails at its next write; one with a terminal is hung up.
         """
+        self._released = True
         if self.exit is None:
             self._watch.close()
             reaper.disown_child(self.pid)

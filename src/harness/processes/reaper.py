@@ -9,7 +9,8 @@ import signal
 import threading
 import weakref
 
-from harness.processes.identity import Row, read_row, read_rows
+from harness.processes import system
+from harness.processes.identity import Row, read_children
 
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
@@ -20,15 +21,18 @@ _state = {"subreaper": False}
 _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
 
-def become_subreaper() -> bool:
-    """Have orphaned descendants handed to this process instead of init; False where the system has no such thing."""
+def become_subreaper(*, enabled: bool = True) -> bool:
+    """Have orphaned descendants handed to this process instead of init; False where the system has no such thing.
+
+    Who calls this runs an event loop in its main thread, which reaps them.
+    """
     import ctypes
 
     try:
-        done = ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        done = ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, int(enabled), 0, 0, 0) == 0
     except (AttributeError, OSError):
         done = False
-    _state["subreaper"] = done
+    _state["subreaper"] = done and enabled
     return done
 
 
@@ -58,12 +62,24 @@ def reap_orphans() -> None:
     """
     if not _state["subreaper"]:
         return
-    own = read_row(os.getpid())
-    for row in read_rows():
-        if own is not None and _is_orphan(row, own):
+    if system.WAITID and not _may_have_orphans():
+        return
+    session = os.getsid(0)
+    for row in read_children():
+        if row.dead and is_orphan(row, os.getpid(), session):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(row.pid, os.WNOHANG)
 
 
-def _is_orphan(row: Row, own: Row) -> bool:
-    return row.parent == own.pid and row.dead and row.session != own.session and row.pid not in _children
+def _may_have_orphans() -> bool:
+    """Whether an exited child is worth a look at the process table. One of ours is not: once it is reaped we look again."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return found is not None and found.si_pid not in _children
+
+
+def is_orphan(row: Row, own: int, session: int) -> bool:
+    """Whether it was handed to us: a child that neither `spawn` nor other code in this process has started."""
+    return row.parent == own and row.session != session and row.pid not in _children

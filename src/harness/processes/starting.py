@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,11 +16,10 @@ from harness.processes import output as pipes
 from harness.processes import pty, reaper
 from harness.processes.environment import SOCKETS, TAG, clean_env, marked, new_spawn_word, words_of
 from harness.processes.identity import Identity, read_environment
-from harness.processes.log import RotatingLog
+from harness.processes.output import Follower
 from harness.processes.process import Ends, Process
+from harness.processes.rotating import RotatingLog
 from harness.processes.tree import Tree
-
-Follower = Callable[[bytes], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +53,7 @@ async def spawn(
         reaper.own_child(pid)
         try:
             identity = Identity.of(pid)
-            process = _process(identity, wires, _sinks(log, on_output, on_error), tag=spec.tag, word=word, child=True)
+            process = _process(identity, wires, (on_output, on_error), log, tag=spec.tag, word=word, child=True)
         except BaseException:
             _undo(pid)
             raise
@@ -85,7 +84,7 @@ async def adopt(
     word = (words_of(environment) or ("",))[-1]
     wires = _reopen(identity, output, split=on_error is not None)
     try:
-        process = _process(identity, wires, _sinks(log, on_output, on_error), tag=tag, word=word, child=False)
+        process = _process(identity, wires, (on_output, on_error), log, tag=tag, word=word, child=False)
     except BaseException:
         wires.close(keep_fifos=True)
         raise
@@ -221,18 +220,15 @@ def _undo(pid: int) -> None:
     reaper.disown_child(pid)
 
 
-def _sinks(log: RotatingLog | None, on_output: Follower | None, on_error: Follower | None) -> tuple[Follower, Follower]:
-    def take(data: bytes, follower: Follower | None) -> None:
-        if log is not None:
-            log.write(data)
-        if follower is not None:
-            follower(data)
-
-    return lambda data: take(data, on_output), lambda data: take(data, on_error)
-
-
 def _process(
-    identity: Identity, wires: _Wires, sinks: tuple[Follower, Follower], *, tag: str, word: str, child: bool
+    identity: Identity,
+    wires: _Wires,
+    followers: tuple[Follower | None, Follower | None],
+    log: RotatingLog | None,
+    *,
+    tag: str,
+    word: str,
+    child: bool,
 ) -> Process:
     """Hand the descriptors to those who read and write them, and those to the process."""
     ends = Ends(fifos=tuple(wires.fifos), terminal=wires.reading[0] if wires.terminal else None)
@@ -240,8 +236,8 @@ def _process(
         if wires.writing is not None:
             ends.feed = pipes.Feed(wires.writing, owns=True)
             wires.writing = None
-        for sink in sinks[: len(wires.reading)]:
-            ends.drains.append(pipes.Drain(wires.reading[0], sink))
+        for follower in followers[: len(wires.reading)]:
+            ends.drains.append(pipes.Drain(wires.reading[0], log=log, follower=follower))
             del wires.reading[0]
         if wires.terminal and ends.terminal is not None:
             ends.feed = pipes.Feed(ends.terminal, owns=False)

@@ -1,8 +1,8 @@
 """A whole tree of processes: who belongs to it (a pure decision), finding it by its tag, and ending it.
 
 Kinship is by mark in the environment, by session and group, by parent, and for orphans that were handed to us by the
-output they still hold. A process that cleared its environment, left the session, was orphaned and closed its output
-cannot be told from the orphans of other trees, and stays.
+output they still hold. One that cleared its environment, left the session, was orphaned and closed its output cannot be
+told from the orphans of other trees: it is ended with the last tree of its owner.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal as signals
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,7 @@ from harness.errors import ProcessError
 from harness.processes.environment import TAG, words_of
 from harness.processes.exits import all_gone
 from harness.processes.identity import Identity, Row, holds_file, read_environment, read_rows
+from harness.processes.reaper import is_orphan, reap_orphans
 
 Needed = Literal["nothing", "term", "kill"]
 
@@ -72,6 +74,10 @@ def kin(
         members |= more
 
 
+_trees: weakref.WeakSet[Tree] = weakref.WeakSet()
+"""Those of this process that may have living members."""
+
+
 class Tree:
     """The processes of one spawn, looked up anew each time; remembers whom it has seen."""
 
@@ -81,18 +87,22 @@ class Tree:
         self._tag = tag
         self._outputs = tuple(outputs)
         self._known: set[Identity] = set()
+        _trees.add(self)
 
     def remember(self) -> None:
         """Look now, while kinship is still visible: called when the root has exited and is not reaped yet."""
         self._known |= {row.identity for row in self.living() if not _elsewhere(row, self._word)}
+        if not self._known:
+            _trees.discard(self)
 
     def living(self) -> list[Row]:
         """The members that have not exited."""
         rows = {row.pid: row for row in read_rows()}
         own = os.getpid()
+        session = os.getsid(0)
 
         def marked(row: Row) -> bool:
-            return not row.dead and (self._marked(row) or (row.parent == own and self._holds_output(row)))
+            return not row.dead and (self._marked(row) or (is_orphan(row, own, session) and self._takes_orphan(row)))
 
         members = kin(rows, root=self._root, own=own, known=self._known, marked=marked)
         return [rows[pid] for pid in members if not rows[pid].dead]
@@ -103,11 +113,14 @@ class Tree:
             return self._word in words_of(environment)
         return environment.get(TAG) == self._tag
 
-    def _holds_output(self, row: Row) -> bool:
-        return any(holds_file(row.pid, file) for file in self._outputs)
+    def _takes_orphan(self, row: Row) -> bool:
+        """Whether an orphan is ours: it holds our output, or says nothing and no other tree here can have lost it."""
+        if any(holds_file(row.pid, file) for file in self._outputs):
+            return True
+        return not words_of(read_environment(row.pid)) and all(tree is self for tree in _trees)
 
-    async def end(self, *, grace_seconds: float, signal: int, settle: Callable[[], None]) -> Stopped:
-        """Signal, wait, kill, and return when nobody is left; `settle` is called after each look to reap what can be.
+    async def end(self, *, grace_seconds: float, signal: int) -> Stopped:
+        """Signal, wait, kill, and return when nobody is left.
 
         Several may do this at once; each keeps its own deadline. Raises `ProcessError` naming who cannot be ended.
         """
@@ -118,7 +131,7 @@ class Tree:
         quiet = 0
         while quiet < 2:  # one look can miss a process that is born while it looks
             living = {row.identity for row in self.living()}
-            settle()
+            reap_orphans()
             quiet = 0 if living else quiet + 1
             if not living:
                 continue
@@ -133,6 +146,7 @@ class Tree:
                 told |= living
             else:
                 await all_gone(living, timeout_seconds=left)
+        _trees.discard(self)
         return Stopped(needed=needed, ended=len(told))
 
     async def _kill(self, living: set[Identity]) -> set[Identity]:
@@ -190,6 +204,4 @@ def find(tag_prefix: str) -> list[Found]:
 
 async def end_tagged(tag: str, *, grace_seconds: float, signal: int = signals.SIGTERM) -> Stopped:
     """End everything that carries exactly this tag, with all descendants: what an owner left behind that is no more."""
-    from harness.processes.reaper import reap_orphans
-
-    return await Tree(None, tag=tag).end(grace_seconds=grace_seconds, signal=signal, settle=reap_orphans)
+    return await Tree(None, tag=tag).end(grace_seconds=grace_seconds, signal=signal)
