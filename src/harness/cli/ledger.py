@@ -11,7 +11,7 @@ import typer
 from harness.cli.app import App
 from harness.cli.opening import execute, reading, settings_of, writing
 from harness.cli.options import Home, Json
-from harness.cli.output import ago, json_line, line, note, plain, table
+from harness.cli.output import ago, json_line, line, note, now_us, plain, table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -155,7 +155,7 @@ def streams(
     if as_json:
         json_line(found)
         return
-    now = _now_us()
+    now = now_us()
     rows = [(head["stream"], head["events"], ago(int(str(head["ts"])), now), str(head["hash"])[:12]) for head in found]
     table(("stream", "events", "last", "hash"), rows, empty="no streams")
 
@@ -243,8 +243,7 @@ def import_(
     async def work() -> dict[str, int]:
         from harness.ledger import parse_bundle
 
-        with bundle.open(encoding="utf-8") as lines:
-            found = parse_bundle(lines)
+        found = parse_bundle(bundle.read_text(encoding="utf-8"))
         async with writing(home) as store:
             for events in found.values():
                 await store.restore(events)
@@ -330,9 +329,3 @@ def known_views() -> list[View]:
     from harness.work import ITEM_VIEW
 
     return [ITEM_VIEW]
-
-
-def _now_us() -> int:
-    from harness.clock import SystemClock
-
-    return SystemClock().now_us()

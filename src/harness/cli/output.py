@@ -54,8 +54,10 @@ _COLOURS = {
 
 
 def plain(text: str) -> str:
-    """Text without anything that could steer a terminal; new lines become spaces."""
-    return "".join(char if char.isprintable() else " " for char in text)
+    """Text on one line, without anything that could steer a terminal or mislead a reader."""
+    from harness.text import sanitise
+
+    return " ".join(sanitise(text).split("\n")).replace("\t", " ")
 
 
 def ago(then_us: int | None, now_us: int) -> str:
@@ -67,6 +69,13 @@ def ago(then_us: int | None, now_us: int) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit}"
     return f"{seconds} s"
+
+
+def now_us() -> int:
+    """The time, in microseconds since 1970."""
+    import time
+
+    return time.time_ns() // 1000
 
 
 def clock_time(us: int) -> str:
