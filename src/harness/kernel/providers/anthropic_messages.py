@@ -109,10 +109,9 @@ def body_of(request: ModelRequest, model: str) -> dict[str, Any]:
             for tool in request.allowed_tools
         ]
         _mark_cache(messages)
-    if options.temperature is not None:
-        body["temperature"] = options.temperature
-    if options.top_p is not None:
-        body["top_p"] = options.top_p
+    sampling = {"temperature": options.temperature, "top_p": options.top_p}
+    if chosen := {name: value for name, value in sampling.items() if value is not None}:
+        body["extra_body"] = chosen  # the SDK has no argument for them since 2.0, older models still know them
     if options.stop:
         body["stop_sequences"] = list(options.stop)
     if options.reasoning_effort == "none":

@@ -28,7 +28,7 @@ T = TypeVar("T")
 DEFAULT_TIMEOUT_SECONDS = 300.0
 _MESSAGE_LIMIT = 300
 _PASSING = frozenset({408, 409, 425, 429})  # and every 5xx
-_SECRET = re.compile(r"\b(?:sk|pk|rk|key|Bearer)[-_ ][A-Za-z0-9*_\-.]{6,}")
+_SECRET = re.compile(r"\b(?:(?:sk|pk|rk|key)[-_]|Bearer )[A-Za-z0-9*_\-.]{6,}")
 
 
 def need_sdk(name: str) -> None:
