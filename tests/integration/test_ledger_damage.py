@@ -52,7 +52,7 @@ HARMS = [
     pytest.param(f"DELETE FROM events WHERE {A} AND seq > 8", "item/a", 9, "truncated", id="tail"),
     pytest.param(f"DELETE FROM events WHERE {A}", "item/a", None, "missing", id="all"),
     pytest.param("UPDATE streams SET hash = zeroblob(32) WHERE name = 'item/a'", "item/a", 10, "rewritten", id="head"),
-    pytest.param("UPDATE streams SET seq = 9 WHERE name = 'item/a'", "item/a", 10, "rewritten", id="beyond the head"),
+    pytest.param("UPDATE streams SET seq = 9 WHERE name = 'item/a'", "item/a", 9, "rewritten", id="listed elsewhere"),
     pytest.param("DELETE FROM streams WHERE name = 'item/a'", "?/1", None, "missing", id="unlisted"),
 ]
 

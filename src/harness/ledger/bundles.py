@@ -88,7 +88,7 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return Event(
             position=0, stream=self.stream, seq=self.seq, type=self.type, ts=self.ts, actor=self.actor, tenant=self.tenant,
             parent=self.parent, key=self.key, schema=self.schema, data=None if self.data is None else self.data.encode(),
-            salt=None if self.salt is None else bytes.fromhex(self.salt), digest=bytes.fromhex(self.digest),
+            salt=None if self.salt is None else bytes.fromhex(self.salt), stored_digest=bytes.fromhex(self.digest),
             prev=bytes.fromhex(self.prev), hash=bytes.fromhex(self.hash),
         )  # fmt: skip
 
@@ -98,7 +98,10 @@ class _Ends(msgspec.Struct, frozen=True):
 
 
 def parse_bundle(text: str) -> dict[str, list[Event]]:
-    """The verified streams of a bundle, given whole. Raises `LedgerError` for what is no bundle, `Unproven` for what does not verify."""
+    """The verified streams of a bundle, given whole.
+
+    Raises `LedgerError` for what is no bundle, `Unproven` for one that does not verify.
+    """
     lines = text.split("\n")  # not splitlines: payloads may hold other line separators
     numbered = enumerate((line for line in lines if line.strip()), start=1)
     _header(next(numbered, (0, ""))[1])

@@ -10,7 +10,9 @@ from harness.ledger.events import SALT_BYTES, Cursor, Draft, Event, canonical, c
 from harness.ledger.guards import Guard
 from harness.ledger.store import Write
 
-_MAX_NAME_BYTES = 1000
+_MAX_NAME_CHARACTERS = 1000
+_MAX_REMEMBERED = 4096
+_good: set[str] = set()  # names that were checked before; most appends use few
 
 
 class Prepared:
@@ -19,73 +21,58 @@ class Prepared:
     __slots__ = ("events", "guards")
 
     def __init__(self, writes: Sequence[Write], guards: Sequence[Guard], *, now_us: int, actor: str, tenant: str) -> None:
-        if not any(write.events for write in writes):
+        self.guards = guards
+        self.events = [PreparedEvent(write.stream, draft, now_us, actor, tenant) for write in writes for draft in write.events]
+        if not self.events:
             raise LedgerError("an append needs at least one event")
-        self.guards = tuple(guards)
-        self.events = [
-            _prepare(write.stream, draft, now_us=now_us, actor=actor, tenant=tenant)
-            for write in writes
-            for draft in write.events
-        ]
 
 
 class PreparedEvent:
     """One event but for its sequence and hashes."""
 
-    __slots__ = ("actor", "data", "digest", "key", "parent", "salt", "schema", "stream", "tenant", "ts", "type")
+    __slots__ = ("actor", "data", "digest", "draft", "salt", "stream", "tenant", "ts")
 
-    def __init__(
-        self, stream: str, type_: str, ts: int, actor: str, tenant: str, parent: str | None,
-        key: str | None, schema: int, data: bytes, salt: bytes, digest: bytes,
-    ) -> None:  # fmt: skip
+    def __init__(self, stream: str, draft: Draft, now_us: int, actor: str, tenant: str) -> None:
+        if stream not in _good or draft.type not in _good:
+            check_names(stream, draft.type)
+            _remember(stream, draft.type)
         self.stream = stream
-        self.type = type_
-        self.ts = ts
-        self.actor = actor
-        self.tenant = tenant
-        self.parent = parent
-        self.key = key
-        self.schema = schema
-        self.data = data
-        self.salt = salt
-        self.digest = digest
+        self.draft = draft
+        self.actor = actor if draft.actor is None else draft.actor
+        self.tenant = tenant if draft.tenant is None else draft.tenant
+        self.ts = now_us if draft.ts is None else draft.ts
+        for name in (self.actor, self.tenant, draft.key, draft.parent):
+            if name is not None and name not in _good:
+                _check_text(name)
+        self.data = canonical(draft.payload)
+        self.salt = os.urandom(SALT_BYTES)
+        self.digest = digest_of(self.salt, self.data)
 
-    def chained(self, *, seq: int, prev: bytes, position: int) -> Event:
+    def chained(self, seq: int, prev: bytes, position: int) -> Event:
         """The event at its place in the chain."""
-        digest = self.digest
-        hash_ = hash_of(
-            self.stream, seq, self.type, self.ts, self.actor, self.tenant, self.parent, self.key, self.schema, digest, prev
-        )
+        draft = self.draft
+        type_, parent, key, schema = draft.type, draft.parent, draft.key, draft.schema
+        hash_ = hash_of(self.stream, seq, type_, self.ts, self.actor, self.tenant, parent, key, schema, self.digest, prev)
         return Event(
-            position=position, stream=self.stream, seq=seq, type=self.type, ts=self.ts, actor=self.actor, tenant=self.tenant,
-            parent=self.parent, key=self.key, schema=self.schema, data=self.data, salt=self.salt, digest=digest, prev=prev,
-            hash=hash_, cursor=Cursor(str(position)),
+            position=position, stream=self.stream, seq=seq, type=type_, ts=self.ts, actor=self.actor, tenant=self.tenant,
+            parent=parent, key=key, schema=schema, data=self.data, salt=self.salt, stored_digest=None, prev=prev, hash=hash_,
+            cursor=Cursor(str(position)),
         )  # fmt: skip
 
 
-def _prepare(stream: str, draft: Draft, *, now_us: int, actor: str, tenant: str) -> PreparedEvent:
-    check_names(stream, draft.type)
-    actor = draft.actor if draft.actor is not None else actor
-    tenant = draft.tenant if draft.tenant is not None else tenant
-    for name in (actor, tenant, draft.key, draft.parent):
-        _check_text(name)
-    data = canonical(draft.payload)
-    salt = os.urandom(SALT_BYTES)
-    return PreparedEvent(
-        stream, draft.type, now_us if draft.ts is None else draft.ts, actor, tenant, draft.parent, draft.key,
-        draft.schema, data, salt, digest_of(salt, data),
-    )  # fmt: skip
+def _remember(*names: str) -> None:
+    if len(_good) > _MAX_REMEMBERED:
+        _good.clear()
+    _good.update(names)
 
 
-def _check_text(name: str | None) -> None:
-    if name is None:
-        return
-    if len(name) > _MAX_NAME_BYTES:
-        raise LedgerError(f"actor, tenant, key and parent are at most {_MAX_NAME_BYTES} characters, not {len(name)}")
-    if "\0" in name or not name.isascii():
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise LedgerError(f"{name!r} is not valid Unicode: {error}") from error
-        if "\0" in name:
-            raise LedgerError("actor, tenant, key and parent may not contain NUL")
+def _check_text(name: str) -> None:
+    if len(name) > _MAX_NAME_CHARACTERS:
+        raise LedgerError(f"actor, tenant, key and parent are at most {_MAX_NAME_CHARACTERS} characters, not {len(name)}")
+    if "\0" in name:
+        raise LedgerError("actor, tenant, key and parent may not contain NUL")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise LedgerError(f"{name!r} is not valid Unicode: {error}") from error
+    _remember(name)

@@ -91,7 +91,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     schema: int
     data: bytes | None  # the payload's canonical JSON; None once erased
     salt: bytes | None  # None once erased
-    digest: bytes  # SHA-256 of salt and data
+    stored_digest: bytes | None  # only once erased: before that it follows from salt and data
     prev: bytes  # hash of the event before
     hash: bytes  # SHA-256 over the length-prefixed fields above
     cursor: Cursor = START  # where a follower goes on after this event
@@ -100,6 +100,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def ref(self) -> str:
         """How other events name this one, as their `parent`."""
         return f"{self.stream}#{self.seq}"
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of salt and canonical payload; the one thing that is left of an erased payload."""
+        if self.data is None or self.salt is None:
+            return self.stored_digest or b""
+        return digest_of(self.salt, self.data)
 
     @property
     def event_type(self) -> str:

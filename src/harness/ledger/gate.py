@@ -1,12 +1,12 @@
 """One writer at a time over several processes, in fair turn: two advisory file locks, *door* and *gate*.
 
 A writer takes the door, then the gate, then leaves the door. So at most one waits at the gate, and the
-holder that comes again queues behind it; nobody starves and nobody sleeps in between tries.
+holder that comes again queues behind it; nobody starves and nobody sleeps in between tries. Who enters signs
+the gate's file, so that waiters can name the holder and a writer that comes back knows if nobody else was inside.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -23,7 +23,8 @@ class Gate:
         except OSError:
             os.close(self._door)
             raise
-        self._name = b"%-20d" % os.getpid()
+        self._name = b"%-11d%s" % (os.getpid(), os.urandom(8).hex().encode())
+        self.undisturbed = False  # nobody else was inside since we were
 
     def try_enter(self) -> bool:
         """Enter if nobody is inside or waiting; never blocks."""
@@ -37,11 +38,10 @@ class Gate:
             return False
         finally:
             fcntl.flock(self._door, fcntl.LOCK_UN)
-        self._sign()
-        return True
+        return self._sign()
 
     def enter(self) -> None:
-        """Wait in turn and enter. Blocks the thread."""
+        """Wait in turn and enter. Blocks the thread. Raises `OSError` if the entry cannot be signed."""
         fcntl.flock(self._door, fcntl.LOCK_EX)
         try:
             fcntl.flock(self._gate, fcntl.LOCK_EX)
@@ -49,9 +49,16 @@ class Gate:
             fcntl.flock(self._door, fcntl.LOCK_UN)
         self._sign()
 
-    def _sign(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk must not keep a reader from being told who holds it
-            os.pwrite(self._gate, self._name, 0)
+    def _sign(self) -> bool:
+        """Write our name. Without it the one who was here before would not know that we were, so then we leave."""
+        try:
+            self.undisturbed = os.pread(self._gate, len(self._name), 0) == self._name
+            if not self.undisturbed:
+                os.pwrite(self._gate, self._name, 0)
+        except OSError:
+            self.leave()
+            raise
+        return True
 
     def leave(self) -> None:
         """Let the next one in."""
@@ -60,7 +67,7 @@ class Gate:
     def holder_pid(self) -> int | None:
         """Who entered last, for messages."""
         try:
-            return int(os.pread(self._gate, 20, 0).strip() or b"0") or None
+            return int(os.pread(self._gate, 11, 0).strip() or b"0") or None
         except (OSError, ValueError):
             return None
 

@@ -1,23 +1,30 @@
 """Group commit: who writes, when, and who is told. Knows nothing of what is written.
 
-The first entry of a tick schedules the flush. One waiting caller with a free gate is served inline, by
-the event loop's own thread; otherwise a writer thread enters the gate in turn and takes the whole queue.
+The first append of a tick leads: it lets the others of its tick queue up behind it and then writes them all.
+With a free gate it writes inline, in the event loop's own thread, unless several wait and the disk is slow, so
+that the loop would stand still; then, or at a closed gate, a writer thread takes the whole queue in its turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
-from harness.errors import Busy, LedgerError
+from harness.errors import Busy, LedgerError, StoreUnavailable
 from harness.ledger.chain import Prepared
-from harness.ledger.store import Appended
+
+_SLOW_SECONDS = 0.005
+
+Work = Prepared | Callable[[], object]
 
 
 class TurnTaking(Protocol):
     """What a gate can do; see `gate.Gate`."""
+
+    undisturbed: bool
 
     def try_enter(self) -> bool: ...
     def enter(self) -> None: ...
@@ -28,27 +35,36 @@ class TurnTaking(Protocol):
 class Entry:
     """One append, or one job inside the writer's turn, and who waits for it."""
 
-    __slots__ = ("awaited", "error", "future", "loop", "result", "since", "work")
+    __slots__ = ("awaited", "done", "error", "future", "loop", "result", "since", "work")
 
-    def __init__(self, work: Prepared | Callable[[], object], loop: asyncio.AbstractEventLoop, *, awaited: bool) -> None:
+    def __init__(self, work: Work, loop: asyncio.AbstractEventLoop, *, awaited: bool) -> None:
         self.work = work
         self.loop = loop
-        self.future: asyncio.Future[object] = loop.create_future()
         self.awaited = awaited
         self.since = loop.time()
-        self.result: Appended | object = None
+        self.future: asyncio.Future[object] | None = None  # only if somebody must be woken
+        self.done = False
+        self.result: object = None
         self.error: BaseException | None = None
+
+    def wake(self) -> asyncio.Future[object]:
+        """The future that is resolved when the entry is written or refused."""
+        if self.future is None:
+            self.future = self.loop.create_future()
+        return self.future
 
     def resolve(self) -> None:
         """Tell the one who waits, in its own loop's thread."""
-        if self.future.done():
+        self.done = True
+        future = self.future
+        if future is None or future.done():
             return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-            if not self.awaited:
-                self.future.exception()  # a submitted entry's failure is the next append's to meet
-        else:
-            self.future.set_result(self.result)
+        if self.error is None:
+            future.set_result(self.result)
+            return
+        future.set_exception(self.error)
+        if not self.awaited:
+            future.exception()  # a submitted entry's failure is for whoever awaits it, or for the next append to meet
 
 
 class GroupCommit:
@@ -60,48 +76,92 @@ class GroupCommit:
         self._name = name
         self._busy_seconds = busy_seconds
         self._queue: list[Entry] = []
-        self._scheduled = False
+        self._led = False  # somebody will flush at the end of this tick
+        self._handle: asyncio.Handle | None = None  # the flush that a submit asked for
         self._threaded = False  # the queue is the thread's until it is empty
-        self._closed = False
         self._armed = False  # a timer watches how long the queue waits at the gate
+        self._blocked_seconds = 0.0  # how long a commit has waited for the disk lately
+        self._closed = False
         self._lock = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
 
-    def put(self, work: Prepared | Callable[[], object], *, awaited: bool) -> asyncio.Future[object]:
+    def submit(self, work: Work) -> asyncio.Future[object]:
         """Queue work for the flush at the end of this tick."""
         loop = asyncio.get_running_loop()
-        entry = Entry(work, loop, awaited=awaited)
+        entry = Entry(work, loop, awaited=False)
+        future = entry.wake()
         with self._lock:
-            if self._closed:
-                raise LedgerError(f"{self._name} is closed")
-            self._queue.append(entry)
-            if self._threaded:
-                self._arm(loop, self._busy_seconds)
-            if self._scheduled or self._threaded:
-                return entry.future
-            self._scheduled = True
-        loop.call_soon(self._flush)
-        return entry.future
+            if self._queue_up(entry):
+                self._handle = loop.call_soon(self._flush)
+        return future
+
+    async def put(self, work: Work) -> object:
+        """Queue work, and return its result when it is written; lead the flush if nobody does."""
+        entry = Entry(work, asyncio.get_running_loop(), awaited=True)
+        with self._lock:
+            leads = self._queue_up(entry)
+            if not leads and self._handle is not None:  # a submit asked for a flush; we are about to do it
+                self._handle.cancel()
+                self._handle = None
+                leads = True
+            future = None if leads else entry.wake()
+        if future is not None:
+            return await future
+        try:
+            await asyncio.sleep(0)
+        finally:  # also when cancelled: what is queued is written
+            self._flush()
+        if not entry.done:
+            return await entry.wake()
+        if entry.error is not None:
+            raise entry.error
+        return entry.result
+
+    def _queue_up(self, entry: Entry) -> bool:
+        """Add to the queue; gives whether the caller must see to the flush. Called with the lock held."""
+        if self._closed:
+            raise LedgerError(f"{self._name} is closed")
+        self._queue.append(entry)
+        if self._threaded:
+            self._arm(entry.loop, self._busy_seconds)
+            return False
+        if self._led:
+            return False
+        self._led = True
+        return True
 
     def _flush(self) -> None:
         with self._lock:
-            self._scheduled = False
+            self._led = False
+            self._handle = None
             if self._threaded or not self._queue:
                 return
-            alone = sum(entry.awaited for entry in self._queue) <= 1
-            if not (alone and self._gate.try_enter()):
+            inline = self._blocked_seconds < _SLOW_SECONDS or sum(entry.awaited for entry in self._queue) <= 1
+            try:
+                inside = inline and self._gate.try_enter()
+            except OSError:
+                inside = False  # the thread will meet it again, and tell
+            if not inside:
                 self._to_thread()
                 return
             entries, self._queue = self._queue, []
         try:
-            self._commit(entries)
+            self._timed_commit(entries)
         finally:
             self._gate.leave()
         for entry in entries:
             entry.resolve()
 
+    def _timed_commit(self, entries: list[Entry]) -> None:
+        began, worked = time.perf_counter(), time.thread_time()
+        self._commit(entries)
+        blocked = (time.perf_counter() - began) - (time.thread_time() - worked)
+        self._blocked_seconds += (blocked - self._blocked_seconds) / 8
+
     def _to_thread(self) -> None:
         """Hand the queue to the writer thread. Called with the lock held, in a loop's thread."""
+        for entry in self._queue:
+            entry.wake()
         self._threaded = True
         self._arm(asyncio.get_running_loop(), self._busy_seconds)
         if self._thread is None:
@@ -116,17 +176,31 @@ class GroupCommit:
                     if self._closed:
                         return
                     self._lock.wait()
-            self._gate.enter()
-            try:
-                with self._lock:
-                    entries, self._queue = self._queue, []
-                if entries:
-                    self._commit(entries)
-            finally:
-                self._gate.leave()
+            entries = self._turn()
             with self._lock:
                 self._threaded = bool(self._queue)
             _announce(entries)
+
+    def _turn(self) -> list[Entry]:
+        """Wait for the gate and write whatever is queued by then."""
+        problem: OSError | None = None
+        try:
+            self._gate.enter()
+        except OSError as error:
+            problem = error
+        with self._lock:
+            entries, self._queue = self._queue, []
+        if problem is not None:
+            refused = StoreUnavailable(f"{self._name}: the write gate cannot be used: {problem.strerror}", reason="full")
+            for entry in entries:
+                entry.error = refused
+            return entries
+        try:
+            if entries:
+                self._timed_commit(entries)
+        finally:
+            self._gate.leave()
+        return entries
 
     def _arm(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         if not self._armed:
@@ -151,16 +225,10 @@ class GroupCommit:
 
     async def drain(self) -> None:
         """Return when everything queued so far was written or refused."""
-        while True:
-            with self._lock:
-                waiting = [entry.future for entry in self._queue]
-            if not waiting:
-                break
-            await asyncio.wait(waiting)
         with self._lock:
-            if not self._threaded:
-                return
-        await self.put(lambda: None, awaited=True)
+            idle = not self._queue and not self._threaded
+        if not idle:
+            await self.put(_nothing)
 
     def close(self) -> None:
         """Refuse new entries and end the thread once its queue is empty."""
@@ -171,6 +239,10 @@ class GroupCommit:
             self._thread.join(timeout=self._busy_seconds)
 
 
+def _nothing() -> None:
+    """A job that only takes its turn."""
+
+
 def _announce(entries: list[Entry]) -> None:
     """Resolve entries from another thread: one wake-up for each loop."""
     loops: dict[asyncio.AbstractEventLoop, list[Entry]] = {}
@@ -178,6 +250,11 @@ def _announce(entries: list[Entry]) -> None:
         loops.setdefault(entry.loop, []).append(entry)
     for loop, ours in loops.items():
         try:
-            loop.call_soon_threadsafe(lambda ours=ours: [entry.resolve() for entry in ours])
+            loop.call_soon_threadsafe(_resolve, ours)
         except RuntimeError:  # that loop is closed: nobody waits any more
             continue
+
+
+def _resolve(entries: list[Entry]) -> None:
+    for entry in entries:
+        entry.resolve()

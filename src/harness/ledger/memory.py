@@ -265,7 +265,8 @@ class MemoryStore:
         if await self.event(stream, seq) is None:
             raise NotFound(f"no event {stream}#{seq}")
         index = self._streams[stream][seq - 1]
-        self._events[index] = msgspec.structs.replace(self._events[index], data=None, salt=None)
+        before = self._events[index]
+        self._events[index] = msgspec.structs.replace(before, stored_digest=before.digest, data=None, salt=None)
         work = proof.erasure(seq, reason)
         return self._write([Write(stream, (work,))], ()).first
 

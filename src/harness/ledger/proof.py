@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import msgspec
 
-from harness.ledger.events import GENESIS, Cursor, Draft, Event, hash_of
+from harness.ledger.events import GENESIS, Cursor, Draft, Event, digest_of, hash_of
 from harness.ledger.store import Problem
 
 ERASED = "ledger.erased"
@@ -27,16 +25,17 @@ class Chain:
 
     def add(
         self, seq: int, type_: str, ts: int, actor: str, tenant: str, parent: str | None, key: str | None, schema: int,
-        data: bytes | None, salt: bytes | None, digest: bytes, prev: bytes, hash_: bytes,
+        data: bytes | None, salt: bytes | None, digest: bytes | None, prev: bytes, hash_: bytes,
     ) -> None:  # fmt: skip
-        """Take the next event in order of sequence."""
+        """Take the next event in order of sequence. `digest` is the one on record, if there is one."""
         gap = seq != self.seq + 1
         if gap:
             self.problem(self.seq + 1, "gap", f"{seq - self.seq - 1} events are missing before {seq}")
-        if data is not None and hashlib.sha256((salt or b"") + data).digest() != digest:
+        found = digest if data is None else digest_of(salt or b"", data)
+        if digest is not None and found != digest:
             self.problem(seq, "changed", "the payload is not the one that was recorded")
-        elif hash_of(self.stream, seq, type_, ts, actor, tenant, parent, key, schema, digest, prev) != hash_:
-            self.problem(seq, "changed", "a field is not the one that was recorded")
+        elif hash_of(self.stream, seq, type_, ts, actor, tenant, parent, key, schema, found or b"", prev) != hash_:
+            self.problem(seq, "changed", "payload or fields are not the ones that were recorded")
         elif prev != self.hash and not gap:
             self.problem(seq, "rewritten", "it does not follow the event before")
         self.seq = seq
@@ -44,7 +43,9 @@ class Chain:
 
     def add_event(self, e: Event) -> None:
         """Take the next event."""
-        self.add(e.seq, e.type, e.ts, e.actor, e.tenant, e.parent, e.key, e.schema, e.data, e.salt, e.digest, e.prev, e.hash)
+        self.add(
+            e.seq, e.type, e.ts, e.actor, e.tenant, e.parent, e.key, e.schema, e.data, e.salt, e.stored_digest, e.prev, e.hash
+        )
 
     def end(self, head_seq: int, head_hash: bytes) -> None:
         """Compare with what the ledger says the stream's head is."""

@@ -14,14 +14,14 @@ CREATE TABLE events (
     schema INTEGER NOT NULL,
     data TEXT,  -- canonical JSON; NULL once erased
     salt BLOB,  -- NULL once erased
-    digest BLOB NOT NULL,  -- SHA-256 of salt and data
+    digest BLOB,  -- SHA-256 of salt and data; NULL until those are erased
     prev BLOB NOT NULL,  -- hash of the stream's event before
     hash BLOB NOT NULL  -- SHA-256 over the fields, see events.hash_of
 );
 CREATE UNIQUE INDEX events_by_stream ON events (stream, seq);
 CREATE INDEX events_by_key ON events (stream, key, seq) WHERE key IS NOT NULL;
 
--- The head of each stream: what the next event is chained to.
+-- The streams, and where each was at least: a stream that ends before that was cut. Not written with every event.
 CREATE TABLE streams (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,

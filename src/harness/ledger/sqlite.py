@@ -32,6 +32,8 @@ T = TypeVar("T")
 _COLUMNS = """e.position, s.name, e.seq, e.type, e.ts, e.actor, e.tenant, e.parent, e.key, e.schema,
     CAST(e.data AS BLOB), e.salt, e.digest, e.prev, e.hash"""
 _EVENTS = f"SELECT {_COLUMNS} FROM events e JOIN streams s ON s.id = e.stream"
+_HEADS = """SELECT s.name, e.seq, e.hash, e.position, e.ts FROM streams s
+    JOIN events e ON e.stream = s.id AND e.seq = (SELECT max(seq) FROM events WHERE stream = s.id)"""
 _PAGE = 500
 _NEAR = 5000  # so many positions are scanned rather than looked up by stream
 _LOOK_AGAIN_SECONDS = 1.0  # a writer may have died between its commit and the bell
@@ -42,7 +44,7 @@ def _event(row: Sequence[Any]) -> Event:
     position, stream, seq, type_, ts, actor, tenant, parent, key, schema, data, salt, digest, prev, hash_ = row
     return Event(
         position=position, stream=stream, seq=seq, type=type_, ts=ts, actor=actor, tenant=tenant, parent=parent, key=key,
-        schema=schema, data=data, salt=salt, digest=digest, prev=prev, hash=hash_, cursor=Cursor(str(position)),
+        schema=schema, data=data, salt=salt, stored_digest=digest, prev=prev, hash=hash_, cursor=Cursor(str(position)),
     )  # fmt: skip
 
 
@@ -105,28 +107,30 @@ class SQLiteStore:
 
     async def append(self, *writes: Write, guards: Sequence[Guard] = ()) -> Appended:
         work = Prepared(writes, guards, now_us=self.clock.now_us(), actor=self.actor, tenant=self.tenant)
-        return cast("Appended", await self._put(work, awaited=True))
+        self._check_writable()
+        return cast("Appended", await self._group.put(work))
 
     def submit(self, *writes: Write, guards: Sequence[Guard] = ()) -> Awaitable[Appended]:
         work = Prepared(writes, guards, now_us=self.clock.now_us(), actor=self.actor, tenant=self.tenant)
-        return cast("Awaitable[Appended]", self._put(work, awaited=False))
+        self._check_writable()
+        return cast("Awaitable[Appended]", self._group.submit(work))
 
-    def _put(self, work: Prepared | Callable[[], object], *, awaited: bool) -> Awaitable[object]:
+    def _check_writable(self) -> None:
         if self._closed or self.read_only:
             raise LedgerError(f"{self.location} is {'closed' if self._closed else 'opened for reading only'}")
         if os.getpid() != self._pid:
             raise LedgerError(f"{self.location} was opened by process {self._pid}; open it anew after a fork")
-        return self._group.put(work, awaited=awaited)
 
     def _commit(self, entries: list[Entry]) -> None:
         assert self._writer is not None
-        if self._writer.commit(entries):
+        if self._writer.commit(entries, undisturbed=self._gate.undisturbed):
             self._bell.ring()
 
     async def _job(self, job: Callable[[Writer], T]) -> T:
         """Run a function in the writer's turn, inside its transaction."""
-        writer = self._writer
-        return cast("T", await self._put(lambda: job(cast("Writer", writer)), awaited=True))
+        self._check_writable()
+        writer = cast("Writer", self._writer)
+        return cast("T", await self._group.put(lambda: job(writer)))
 
     async def renew(self, lease: str, token: int, ttl_seconds: float) -> Lease:
         def job(writer: Writer) -> Lease:
@@ -147,12 +151,11 @@ class SQLiteStore:
             raise unavailable(error, self.location) from error
 
     async def head(self, stream: str) -> Head | None:
-        rows = self._rows("SELECT name, seq, hash, position, ts FROM streams WHERE name = ?", (stream,))
+        rows = self._rows(f"{_HEADS} WHERE s.name = ?", (stream,))
         return _head(rows[0]) if rows else None
 
     async def heads(self, prefix: str = "") -> list[Head]:
-        sql = "SELECT name, seq, hash, position, ts FROM streams WHERE name >= ? AND name < ? ORDER BY name"
-        return [_head(row) for row in self._rows(sql, _span(prefix))]
+        return [_head(row) for row in self._rows(f"{_HEADS} WHERE s.name >= ? AND s.name < ? ORDER BY s.name", _span(prefix))]
 
     async def read(self, stream: str, *, after: int = 0, limit: int | None = None) -> list[Event]:
         sql = f"{_EVENTS} WHERE e.stream = (SELECT id FROM streams WHERE name = ?) AND e.seq > ? ORDER BY e.seq LIMIT ?"
@@ -210,10 +213,11 @@ class SQLiteStore:
         where, values = ["e.position > ? AND e.position <= ?"], [after, upto]
         conditions: list[object] = list(values)
         if prefixes and "" not in prefixes:
-            # The plus sign keeps SQLite from looking up streams where a short scan of positions is cheaper.
-            column = "+e.stream" if upto - after < _NEAR else "e.stream"
-            spans = " OR ".join(["(name >= ? AND name < ?)"] * len(prefixes))
-            where.append(f"{column} IN (SELECT id FROM streams WHERE {spans})")
+            if upto - after < _NEAR:  # the plus sign keeps SQLite from looking up every such stream first
+                where.append("(" + " OR ".join(["(+s.name >= ? AND +s.name < ?)"] * len(prefixes)) + ")")
+            else:
+                spans = " OR ".join(["(name >= ? AND name < ?)"] * len(prefixes))
+                where.append(f"e.stream IN (SELECT id FROM streams WHERE {spans})")
             for prefix in prefixes:
                 conditions.extend(_span(prefix))
         if types:
@@ -304,7 +308,7 @@ class SQLiteStore:
         self, stream: str | None = None, *, seals: Sequence[Path] = (), progress: Callable[[int], None] | None = None
     ) -> Verification:
         with self._errors():
-            return await inspection.verify(self._reader, self.location, stream, seals=seals, progress=progress)
+            return await inspection.verify(self.path, stream, seals=seals, progress=progress)
 
     async def verify_run_chain(self, run_id: str) -> Verification:
         """The documented name for verifying one run. An unknown run raises `NotFound`."""
@@ -332,6 +336,7 @@ class SQLiteStore:
             return
         if self._writer is not None and os.getpid() == self._pid:
             await self._group.drain()
+            await self._group.put(self._writer.write_heads)
             self._closed = True
             self._group.close()
             with contextlib.suppress(sqlite3.Error):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -12,7 +12,7 @@ from harness.clock import Clock
 from harness.errors import Conflict, HarnessError, LedgerError, NotFound
 from harness.ledger.chain import Prepared
 from harness.ledger.database import unavailable
-from harness.ledger.events import GENESIS, Event
+from harness.ledger.events import GENESIS, Event, digest_of
 from harness.ledger.folding import Folding
 from harness.ledger.group import Entry
 from harness.ledger.guards import Effects, Lease, judge
@@ -21,7 +21,9 @@ from harness.ledger.store import Appended
 
 _INSERT_EVENT = "INSERT INTO events VALUES (?,?,?,?,?,?,?,?,?,?,CAST(? AS TEXT),?,?,?,?)"
 _INSERT_STREAM = "INSERT INTO streams VALUES (?,?,?,?,?,?)"
-_UPDATE_STREAM = "UPDATE streams SET seq = ?, hash = ?, position = ?, ts = ? WHERE id = ?"
+_UPDATE_STREAM = "UPDATE streams SET seq = ?, hash = ?, position = ?, ts = ? WHERE id = ? AND seq < ?"
+_NEWEST = "SELECT seq, hash, position, ts FROM events WHERE stream = ? ORDER BY seq DESC LIMIT 1"
+_HEAD_EVERY = 32  # writing the head with each event would cost a page more in each commit
 _MAX_CACHED_HEADS = 20_000
 
 
@@ -34,13 +36,14 @@ class StreamHead:
     hash: bytes
     position: int
     ts: int
+    written: int  # up to this sequence the streams table knows it; 0: not at all
 
 
 @dataclass(slots=True)
 class Known:
     """What a writer remembers between transactions, as long as nobody else writes."""
 
-    version: int = -1  # PRAGMA data_version
+    looked: bool = False
     position: int = 0  # the newest event's
     next_stream: int = 1
     heads: dict[str, StreamHead] = field(default_factory=dict[str, StreamHead])
@@ -56,9 +59,9 @@ class Writer:
         self._clock = clock
         self._location = location
         self._known = Known()
+        self._floor: int | None = None  # no event gets a position below
         self._touched: dict[str, StreamHead] = {}
         self._wrote = False
-        self._created: set[str] = set()
 
     # Rows, for guards
 
@@ -85,68 +88,64 @@ class Writer:
 
     # Transactions
 
-    def commit(self, entries: Sequence[Entry]) -> bool:
-        """Write the entries in one transaction and set each one's result or error. Gives whether events were written."""
+    def commit(self, entries: Sequence[Entry], *, undisturbed: bool) -> bool:
+        """Write the entries in one transaction and set each one's result or error. Gives whether events were written.
+
+        `undisturbed` says that nobody else wrote since the last time.
+        """
         written: list[Event] = []
         self._wrote = False
+        execute = self.connection.execute
         try:
-            with self._transaction():
-                for entry in entries:
-                    self._run(entry, written)
-                self._flush(written)
+            execute("BEGIN IMMEDIATE")
+            if not (undisturbed and self._known.looked and len(self._known.heads) < _MAX_CACHED_HEADS):
+                self._look_around()
+            for entry in entries:
+                self._run(entry, written)
+            self._flush(written)
+            execute("COMMIT")
         except sqlite3.Error as error:
-            self._fail(entries, unavailable(error, self._location))
-            return False
+            self._undo(entries, unavailable(error, self._location))
+        except Exception as error:  # noqa: BLE001  # whoever waits for the entries gets it
+            self._undo(entries, error)
         except BaseException as error:
-            self._fail(entries, error)
-            if not isinstance(error, Exception):
-                raise
-            return False
+            self._undo(entries, error)
+            raise
         return self._wrote
 
-    def _fail(self, entries: Sequence[Entry], error: BaseException) -> None:
+    def _undo(self, entries: Sequence[Entry], error: BaseException) -> None:
+        self._wrote = False
+        self._known = Known()
+        self._touched = {}
+        self._folding.forget()
+        if self.connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                self.connection.execute("ROLLBACK")
         for entry in entries:
             entry.result = None
             entry.error = error
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Generator[None]:
-        connection = self.connection
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            self._look_around()
-            yield
-            connection.execute("COMMIT")
-        except BaseException:
-            self._known = Known()
-            self._folding.forget()
-            if connection.in_transaction:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-            raise
-        finally:
-            self._touched.clear()
-            self._created.clear()
-
     def _look_around(self) -> None:
         """Forget what another connection may have changed."""
         connection = self.connection
-        version = int(connection.execute("PRAGMA data_version").fetchone()[0])
-        known = self._known
-        if version == known.version and len(known.heads) < _MAX_CACHED_HEADS:
-            return
-        position = connection.execute("SELECT max(position) FROM events").fetchone()[0] or 0
-        streams = connection.execute("SELECT max(id), max(position) FROM streams").fetchone()
-        self._known = Known(version=version, position=max(position, streams[1] or 0), next_stream=(streams[0] or 0) + 1)
+        self.write_heads()
+        last, next_stream = connection.execute(
+            "SELECT max(coalesce((SELECT max(position) FROM events), 0), coalesce(max(position), 0)), coalesce(max(id), 0) + 1"
+            " FROM streams"
+        ).fetchone()
+        self._known = Known(looked=True, position=last, next_stream=next_stream)
 
     def _head(self, stream: str) -> StreamHead | None:
         known = self._known.heads.get(stream)
         if known is not None:
             return known
-        row = self.connection.execute("SELECT id, seq, hash, position, ts FROM streams WHERE name = ?", (stream,)).fetchone()
-        if row is None:
+        listed = self.connection.execute("SELECT id, seq, hash, position, ts FROM streams WHERE name = ?", (stream,)).fetchone()
+        if listed is None:
             return None
-        head = self._known.heads[stream] = StreamHead(*row)
+        newest = self.connection.execute(_NEWEST, (listed[0],)).fetchone()
+        # A stream that was cut below what is listed goes on behind the gap, so that the cut shows.
+        place = newest if newest is not None and newest[0] >= listed[1] else listed[1:]
+        head = self._known.heads[stream] = StreamHead(listed[0], *place, written=listed[1])
         return head
 
     def _run(self, entry: Entry, written: list[Event]) -> None:
@@ -193,16 +192,15 @@ class Writer:
         for prepared in work.events:
             head = self._head(prepared.stream) or self._new_stream(prepared.stream)
             known.position += 1
-            event = prepared.chained(seq=head.seq + 1, prev=head.hash, position=known.position)
+            event = prepared.chained(head.seq + 1, head.hash, known.position)
             head.seq, head.hash, head.position, head.ts = event.seq, event.hash, event.position, event.ts
             self._touched[prepared.stream] = head
             events.append(event)
         return events
 
     def _new_stream(self, name: str) -> StreamHead:
-        head = self._known.heads[name] = StreamHead(self._known.next_stream, 0, GENESIS, 0, 0)
+        head = self._known.heads[name] = StreamHead(self._known.next_stream, 0, GENESIS, 0, 0, 0)
         self._known.next_stream += 1
-        self._created.add(name)
         return head
 
     def _apply(self, effects: Effects) -> None:
@@ -231,25 +229,40 @@ class Writer:
         heads = self._touched
         connection = self.connection
         self._wrote = True
-        connection.executemany(_INSERT_EVENT, _rows(written, heads))
+        if len(written) == 1:
+            connection.execute(_INSERT_EVENT, next(_rows(written, heads)))
+        else:
+            connection.executemany(_INSERT_EVENT, _rows(written, heads))
         for name, head in heads.items():
-            if name in self._created:
+            if head.written == 0:
                 connection.execute(_INSERT_STREAM, (head.id, name, head.seq, head.hash, head.position, head.ts))
-            else:
-                connection.execute(_UPDATE_STREAM, (head.seq, head.hash, head.position, head.ts, head.id))
+                head.written = head.seq
+            elif head.seq - head.written >= _HEAD_EVERY:
+                self._write_head(head)
         self._touched = {}
-        self._created.clear()
         self._folding.advance(connection, written)
+
+    def _write_head(self, head: StreamHead) -> None:
+        self.connection.execute(_UPDATE_STREAM, (head.seq, head.hash, head.position, head.ts, head.id, head.seq))
+        head.written = head.seq
+
+    def write_heads(self) -> None:
+        """List every head where it is, so that a cut tail shows. Only inside a transaction."""
+        for head in self._known.heads.values():
+            if head.written < head.seq:
+                self._write_head(head)
 
     def erase(self, stream: str, seq: int, record: Prepared) -> Event:
         """Null one event's payload, over-writing its bytes, and record that. Only inside a job. Raises `NotFound`."""
         self.connection.execute("PRAGMA secure_delete = ON")
-        done = self.connection.execute(
-            "UPDATE events SET data = NULL, salt = NULL WHERE seq = ? AND stream = (SELECT id FROM streams WHERE name = ?)",
-            (seq, stream),
-        )
-        if done.rowcount != 1:
+        place = "seq = ? AND stream = (SELECT id FROM streams WHERE name = ?)"
+        row = self.connection.execute(f"SELECT salt, CAST(data AS BLOB) FROM events WHERE {place}", (seq, stream)).fetchone()
+        if row is None:
             raise NotFound(f"no event {stream}#{seq}")
+        salt, data = row
+        if data is not None:
+            update = f"UPDATE events SET digest = ?, data = NULL, salt = NULL WHERE {place}"
+            self.connection.execute(update, (digest_of(salt, data), seq, stream))
         events = self._append(record)
         self._flush(events)
         return events[0]
@@ -275,5 +288,5 @@ def _rows(events: Iterable[Event], heads: dict[str, StreamHead]) -> Iterator[tup
     for e in events:
         yield (
             e.position, heads[e.stream].id, e.seq, e.type, e.ts, e.actor, e.tenant, e.parent, e.key, e.schema,
-            e.data, e.salt, e.digest, e.prev, e.hash,
+            e.data, e.salt, None if e.data is not None else e.stored_digest, e.prev, e.hash,
         )  # fmt: skip

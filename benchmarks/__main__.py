@@ -1,0 +1,35 @@
+"""`python -m benchmarks [ledger kernel recovery …] [--json]`: run suites and print their figures."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from dataclasses import asdict
+from importlib import import_module
+
+from benchmarks.measure import Figures
+
+SUITES = ("ledger", "kernel", "recovery")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"any of {', '.join(SUITES)}; default: all")
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object at the end")
+    arguments = parser.parse_args()
+    unknown = set(arguments.suites) - set(SUITES)
+    if unknown:
+        parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
+    results: dict[str, list[dict[str, object]]] = {}
+    for name in arguments.suites or SUITES:
+        print(f"{name}", flush=True)
+        figures = Figures(name)
+        asyncio.run(import_module(f"benchmarks.{name}").run(figures))
+        results[name] = [asdict(row) for row in figures.rows]
+    if arguments.json:
+        print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
