@@ -16,7 +16,9 @@ SPAWN = "HARNESS_SPAWN"
 SOCKETS = "HARNESS_SOCKETS"
 """Numbers of inherited listening sockets, separated by commas."""
 
-_SECRET = re.compile(r"(?:^|_)?(?:KEY|KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|PAT)$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|(?<!ASK)PASS|CREDENTIALS?|(?:^|_)PAT)(?=_|\d|$)", re.IGNORECASE
+)
 _WITH_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 _OURS = frozenset({TAG, SPAWN, SOCKETS})
 
@@ -24,8 +26,8 @@ _OURS = frozenset({TAG, SPAWN, SOCKETS})
 def clean_env(extra: Mapping[str, str] | None = None, *, keep: Collection[str] = ()) -> dict[str, str]:
     """This process's environment without secrets, plus `extra`, which always wins.
 
-    Left out are names that end like a secret's (…KEY, …TOKEN, …SECRET, …PASSWORD and such) and addresses with a password
-    in them, unless `keep` names them.
+    Left out are names with a secret's word in them (…KEY, …TOKEN, …SECRET, …PASSWORD and such) and addresses with a
+    password in them, unless `keep` names them.
     """
     kept = {name: value for name, value in os.environ.items() if name in keep or not is_secret(name, value)}
     return {name: value for name, value in kept.items() if name not in _OURS} | dict(extra or {})
