@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from harness.clock import MICROSECONDS
 from harness.errors import HarnessError
 from harness.recovery.failures import Failure, Severity
 from harness.text import cleaned, fenced
