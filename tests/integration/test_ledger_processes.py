@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import sqlite3
@@ -66,7 +65,8 @@ async def main(path, name, count):
                 head = await store.head("item/shared")
                 seq = head.seq if head else 0
                 try:
-                    await store.append(Write("item/shared", (Draft(type="note.taken", payload={"by": name}),)), guards=[Expect("item/shared", seq)])
+                    mine = Write("item/shared", (Draft(type="note.taken", payload={"by": name}),))
+                    await store.append(mine, guards=[Expect("item/shared", seq)])
                     break
                 except Conflict:
                     pass
@@ -351,8 +351,8 @@ async def test_a_full_disk_is_told_and_leaves_nothing_half_written(small_disk: P
     ballast.write_bytes(b"0" * 300_000)
     async with SQLiteStore(small_disk / "l.db") as store:
         written = 0
-        with pytest.raises(StoreUnavailable, match="disk is full") as caught:
-            for _ in range(1000):
+        with pytest.raises(StoreUnavailable, match="disk is full") as caught:  # noqa: PT012
+            while True:
                 await store.append(note("item/a", "x" * 10_000), note("item/b"), guards=[Unique(f"k{written}")])
                 written += 1
 
