@@ -2,7 +2,7 @@
 
 `harness run`, `web`, `monitor`, `agent` and `service` live for days and are many; typer and rich would be a third of them.
 Their plain forms are read here, by the table below; everything else (`--help`, a mistake) goes the usual way, which ends in
-`start` as well. It owns no behaviour: `run`, `web` and the rest do.
+`start` as well. It owns no behaviour: `entries` and `run` lead to it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VALUES: dict[str, frozenset[str]] = {
     "web": frozenset({"home", "host", "port"}),
     "monitor": frozenset({"home"}),
     "agent": frozenset({"home", "model"}),
-    "service": frozenset({"host", "port", "home"}),
+    "service": frozenset({"host", "port", "config"}),
 }
 FLAGS: dict[str, frozenset[str]] = {
     "run": frozenset({"no-service", "quiet"}),
@@ -71,17 +71,20 @@ def parse(words: Sequence[str]) -> Request | None:
 
 def start(request: Request) -> int:
     """Run the process until it ends; gives its exit code."""
+    from harness.cli import entries
+
     match request.command:
         case "run":
-            from harness.cli.run import run as entry
+            from harness.cli.run import run
+
+            return run(request)
         case "web":
-            from harness.cli.processes import web as entry
+            return entries.web(request)
         case "monitor":
-            from harness.cli.processes import monitor as entry
+            return entries.monitor(request)
         case "agent":
-            from harness.cli.processes import agent as entry
+            return entries.agent(request)
         case "service":
-            from harness.cli.processes import service as entry
+            return entries.service(request)
         case other:
             raise AssertionError(other)
-    return entry(request)

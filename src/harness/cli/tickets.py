@@ -14,13 +14,16 @@ from harness.cli.options import Home, Json
 from harness.cli.output import ago, clock_time, json_line, line, now_us, plain, table
 
 if TYPE_CHECKING:
-    from harness.ledger import Event, Store
+    from harness.ledger import Event
+    from harness.people import Question
     from harness.web.overview import Ticket
 
 app = App("List, create, note, close, approve and deny tickets.")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The ticket's id.", show_default=False)]
 Reason = Annotated[str, typer.Option(help="Why; it is recorded.")]
+
+Which = Annotated[str | None, typer.Option("--question", help="Which question, when the ticket has several.")]
 
 
 class Priority(StrEnum):
@@ -226,38 +229,37 @@ def close(
 
 
 @app.command()
-def approve(ticket: Id, reason: Reason = "", as_json: Json = False, home: Home = None) -> None:
+def approve(ticket: Id, reason: Reason = "", question: Which = None, as_json: Json = False, home: Home = None) -> None:
     """Let the agent do what it proposed for this ticket: these arguments, once.
 
     \b
     Examples:
       harness tickets approve 4711
     """
-    _answer(ticket, True, reason, as_json, home)
+    _answer(ticket, True, reason, question, as_json, home)
 
 
 @app.command()
-def deny(ticket: Id, reason: Reason = "", as_json: Json = False, home: Home = None) -> None:
+def deny(ticket: Id, reason: Reason = "", question: Which = None, as_json: Json = False, home: Home = None) -> None:
     """Forbid what the agent proposed for this ticket.
 
     \b
     Examples:
       harness tickets deny 4711 --reason "not during the day"
     """
-    _answer(ticket, False, reason, as_json, home)
+    _answer(ticket, False, reason, question, as_json, home)
 
 
-def _answer(ticket: str, approved: bool, reason: str, as_json: bool, home: Path | None) -> None:
-    async def work() -> list[str]:
-        from harness.web import approvals
+def _answer(ticket: str, approved: bool, reason: str, question: str | None, as_json: bool, home: Path | None) -> None:
+    async def work() -> Question:
+        from harness.recovery import approvals
 
-        store: Store
         async with writing(home) as store:
-            return await approvals.answer(store, ticket, approved=approved, by=actor(), reason=reason)
+            return await approvals.answer(store, ticket, approved=approved, by=actor(), reason=reason, question=question)
 
     answered = execute(work)
     word = "approved" if approved else "denied"
     if as_json:
-        json_line({"ticket": ticket, "answer": word, "questions": answered})
+        json_line({"ticket": ticket, "answer": word, "question": answered.id, "text": answered.text})
     else:
-        line(plain(f"{word}: {', '.join(answered)}"))
+        line(plain(f"{word}: {answered.text}"))

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
 from harness.errors import UsageError
 from harness.ledger import Event
-from harness.recovery import facts
+from harness.recovery import approvals, facts
 from harness.web.context import Here
 from harness.web.events import EventRow, event_row
 from harness.web.overview import Ticket, ticket_of
-from harness.web.schemas import NewDependency, NewNote, NewTicket, TicketChange
+from harness.web.schemas import Answer, NewDependency, NewNote, NewTicket, TicketChange
 from harness.work import Status
 
 router = APIRouter(prefix="/api/tickets", tags=["tickets"])
 
 _READY = "ready"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What a person said to an agent's question."""
+
+    ticket: str
+    question: str
+    text: str
+    answer: str
+    by: str
 
 
 @router.get("")
@@ -119,6 +130,26 @@ async def ticket_dependencies(here: Here, ticket: str) -> dict[str, list[Ticket]
 async def add_dependency(here: Here, ticket: str, new: NewDependency) -> Ticket:
     """Let the ticket wait for another one."""
     return ticket_of(await here.items.depend(ticket, new.depends_on, actor=here.actor))
+
+
+@router.post("/{ticket}/approve")
+async def approve(here: Here, ticket: str, answer: Answer | None = None) -> Answered:
+    """Let the agent do what it proposed for this ticket: these arguments, once."""
+    return await _answered(here, ticket, answer or Answer(), approved=True)
+
+
+@router.post("/{ticket}/deny")
+async def deny(here: Here, ticket: str, answer: Answer | None = None) -> Answered:
+    """Forbid what the agent proposed for this ticket."""
+    return await _answered(here, ticket, answer or Answer(), approved=False)
+
+
+async def _answered(here: Here, ticket: str, answer: Answer, *, approved: bool) -> Answered:
+    await here.items.get(ticket)
+    said = await approvals.answer(
+        here.store, ticket, approved=approved, by=here.actor, reason=answer.reason, question=answer.question
+    )
+    return Answered(ticket=ticket, question=said.id, text=said.text, answer=said.answer or "", by=said.answered_by or "")
 
 
 async def _events(here: Here, ticket: str) -> list[Event]:
