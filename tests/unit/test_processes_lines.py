@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +18,7 @@ def test_lines_do_not_depend_on_how_the_bytes_arrive(data: bytes, cuts: list[int
     places = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
     lines = Lines()
 
-    found = [line for a, b in zip(places, places[1:], strict=False) for line in lines.feed(data[a:b])]
+    found = [line for a, b in pairwise(places) for line in lines.feed(data[a:b])]
 
     assert found + lines.flush() == (data.split(b"\n") if data[-1:] not in (b"\n", b"") else data.split(b"\n")[:-1])
 

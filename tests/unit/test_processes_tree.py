@@ -24,24 +24,25 @@ def members(*rows: Row, known: tuple[Identity, ...] = (), marked: frozenset[int]
 
 
 LEADER = row(100, OWN, 100, started=50)
+KNOWN = Identity(pid=103, started=60)
 
 
 @pytest.mark.parametrize(
     ("rows", "known", "marked", "expected"),
-    [
+    [  # the table, whom we know, who carries our mark, who belongs
         pytest.param((LEADER,), (), (), {100}, id="the root alone"),
         pytest.param((LEADER, row(101, 100, 100), row(102, 101, 100)), (), (), {100, 101, 102}, id="children of children"),
         pytest.param((LEADER, row(101, 100, 101), row(102, 101, 101)), (), (), {100, 101, 102}, id="a child's own session"),
         pytest.param((LEADER, row(103, 1, 100)), (), (), {100, 103}, id="an orphan of the same session"),
         pytest.param((LEADER, row(103, 1, 90)), (), (), {100}, id="somebody else's orphan"),
         pytest.param((LEADER, row(103, 1, 102),), (), (103,), {100, 103}, id="a daemon with our mark"),
-        pytest.param((row(103, 1, 102), row(104, 103, 104)), (), (103,), {103, 104}, id="what a daemon left by the root starts"),
-        pytest.param((row(103, 1, 100), row(104, 1, 100)), (Identity(pid=103, started=60),), (), {103, 104}, id="known from before"),
+        pytest.param((row(103, 1, 102), row(104, 103, 104)), (), (103,), {103, 104}, id="a daemon's children"),
+        pytest.param((row(103, 1, 100), row(104, 1, 100)), (KNOWN,), (), {103, 104}, id="known from before"),
         pytest.param((row(103, 1, 100),), (Identity(pid=103, started=59),), (), set(), id="a known one's pid is used again"),
         pytest.param((row(100, 1, 100, started=70), row(101, 100, 100)), (), (), set(), id="the root's pid is used again"),
         pytest.param((LEADER, row(101, 100, 100, started=49)), (), (), {100}, id="nobody is older than the root"),
         pytest.param((row(100, OWN, OWN, started=50), row(101, OWN, OWN)), (), (), {100}, id="the owner's session is no kin"),
-        pytest.param((row(100, OWN, 100, started=50, state="Z"), row(101, 1, 100)), (), (), {100, 101}, id="the root is a zombie"),
+        pytest.param((row(100, OWN, 100, started=50, state="Z"), row(101, 1, 100)), (), (), {100, 101}, id="a dead root"),
         pytest.param((LEADER, row(101, 1, 300, group=100)), (), (), {100, 101}, id="by process group"),
     ],
 )  # fmt: skip
