@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.recovery.declarations import Limits
 from harness.recovery.envelope import Approval, Limit, PastAction, Situation, decide, digest_of, passes_by
-from harness.recovery.facts import OWN_PREFIX, ActionKind, Level, Origin, Outcome, Verdict
+from harness.recovery.facts import OWN_PREFIX, ActionKind, ActionRequested, Level, Origin, Outcome, Verdict
 
 NOW = 1_750_000_000_000_000
 MINUTE = 60_000_000
@@ -119,20 +119,30 @@ def test_only_what_ends_by_itself_is_asked_again() -> None:
     assert passing == {"paused", "paused though approved", "the target is being acted on", "two other targets"}
 
 
-def test_an_approval_is_bound_to_every_argument() -> None:
-    """Another kind, target, key or value is another approval; the order of arguments is not."""
-    shown = digest_of(ActionKind.SET_CONFIG, "web", {"key": "a", "value": 1})
+def asked(**changed: object) -> str:
+    """The digest of a request that differs in some ways from the one that was shown."""
+    shown = ActionRequested(
+        action_id="a", kind=ActionKind.SET_CONFIG, target="web", arguments={"key": "a", "value": 1}, requested_by="agent"
+    )
+    return digest_of(msgspec.structs.replace(shown, **changed))
 
-    assert shown == digest_of(ActionKind.SET_CONFIG, "web", {"value": 1, "key": "a"})
-    others = [
-        digest_of(ActionKind.REVERT_CONFIG, "web", {"key": "a", "value": 1}),
-        digest_of(ActionKind.SET_CONFIG, "wed", {"key": "a", "value": 1}),
-        digest_of(ActionKind.SET_CONFIG, "web", {"key": "b", "value": 1}),
-        digest_of(ActionKind.SET_CONFIG, "web", {"key": "a", "value": 2}),
-        digest_of(ActionKind.SET_CONFIG, "web", {"key": "a", "value": True}),
-        digest_of(ActionKind.SET_CONFIG, "web", {"key": "a", "value": "1"}),
-    ]
-    assert len({shown, *others}) == 7
+
+def test_an_approval_is_bound_to_every_argument() -> None:
+    """Another action, kind, target, key or value is another approval; order, reason and deadline are not."""
+    same = {asked(), asked(arguments={"value": 1, "key": "a"}), asked(reason="other words", deadline_us=5)}
+    others = {
+        asked(action_id="b"),
+        asked(kind=ActionKind.REVERT_CONFIG),
+        asked(target="wed"),
+        asked(arguments={"key": "b", "value": 1}),
+        asked(arguments={"key": "a", "value": 2}),
+        asked(arguments={"key": "a", "value": True}),
+        asked(arguments={"key": "a", "value": "1"}),
+        asked(arguments={"key": "a"}),
+    }
+
+    assert len(same) == 1
+    assert len(same | others) == 9
 
 
 times = st.lists(st.integers(NOW - 3 * HOUR, NOW), max_size=8).map(tuple)

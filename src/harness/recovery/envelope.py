@@ -6,7 +6,6 @@ What is true right now is gathered by `harness.recovery.history`. The envelope b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
@@ -14,7 +13,7 @@ from hashlib import sha256
 import msgspec
 
 from harness.recovery.declarations import Limits
-from harness.recovery.facts import OWN_PREFIX, ActionKind, Decision, Level, Origin, Outcome, Value, Verdict
+from harness.recovery.facts import OWN_PREFIX, ActionKind, ActionRequested, Decision, Level, Origin, Outcome, Verdict
 
 HOUR_US = 3_600_000_000
 
@@ -100,9 +99,14 @@ def passes_by(decision: Decision) -> bool:
     return decision.verdict is Verdict.REFUSE and decision.limit in PASSING
 
 
-def digest_of(kind: ActionKind, target: str, arguments: Mapping[str, Value]) -> str:
-    """What an approval is bound to: these very arguments and no others."""
-    bound = {"kind": kind.value, "target": target, "arguments": dict(arguments)}
+def digest_of(request: ActionRequested) -> str:
+    """What an approval is bound to: this one action, with these very arguments."""
+    bound = {
+        "action": request.action_id,
+        "kind": request.kind.value,
+        "target": request.target,
+        "arguments": request.arguments,
+    }
     return sha256(msgspec.json.encode(bound, order="sorted")).hexdigest()
 
 

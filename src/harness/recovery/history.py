@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import cast
 
 from harness.clock import MICROSECONDS
+from harness.errors import NotFound
 from harness.ledger import Event, Statement, Store
 from harness.recovery.declarations import Declarations
-from harness.recovery.envelope import HOUR_US, Approval, PastAction, Situation, decide
+from harness.recovery.envelope import HOUR_US, Approval, PastAction, Situation, decide, digest_of
 from harness.recovery.facts import (
     ActionCompleted,
     ActionRequested,
@@ -73,6 +74,11 @@ class EnvelopeView:
 
 
 ENVELOPE_VIEW = EnvelopeView()
+
+APPROVAL = "approval"
+"""The kind of a question whether an agent may act; its subject is the ticket's id."""
+APPROVE = "approve"
+DENY = "deny"
 
 _FIXES = "SELECT verified_us FROM envelope_incidents WHERE fingerprint = ? AND verified_us > ?"
 _FAILURES = "SELECT failed_us FROM envelope_actions WHERE target = ? AND failed_us > ?"
@@ -155,4 +161,13 @@ async def approval_of(store: Store, request: ActionRequested) -> Approval:
     """
     if not request.question:
         return Approval.NONE
-    raise NotImplementedError
+    from harness.people import Questions, QuestionStatus
+
+    try:
+        question = await Questions(store).get(request.question)
+    except NotFound:
+        return Approval.NONE
+    bound = question.kind == APPROVAL and question.subject == request.ticket and question.digest == digest_of(request)
+    if not bound or question.status is not QuestionStatus.ANSWERED or question.used_by not in (None, request.action_id):
+        return Approval.NONE
+    return Approval.GRANTED if question.answer == APPROVE else Approval.DENIED
