@@ -10,18 +10,47 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.recovery.declarations import Declarations, Envelope, Invariant, Limits, Service, load_declarations
+    from harness.recovery.declarations import (
+        Declarations,
+        Envelope,
+        Invariant,
+        Limits,
+        Service,
+        demo_toml,
+        load_declarations,
+        parse_declarations,
+    )
+    from harness.recovery.supervisor.core import Supervisor
+    from harness.recovery.supervisor.own import own_services
+    from harness.recovery.supervisor.ownership import supervisor_pid
 
 _HOME = {
     "Declarations": "declarations",
+    "demo_toml": "declarations",
     "Envelope": "declarations",
     "Invariant": "declarations",
     "Limits": "declarations",
-    "Service": "declarations",
     "load_declarations": "declarations",
+    "own_services": "supervisor.own",
+    "parse_declarations": "declarations",
+    "Service": "declarations",
+    "Supervisor": "supervisor.core",
+    "supervisor_pid": "supervisor.ownership",
 }
 
-__all__ = ["Declarations", "Envelope", "Invariant", "Limits", "Service", "load_declarations"]
+__all__ = [
+    "Declarations",
+    "Envelope",
+    "Invariant",
+    "Limits",
+    "Service",
+    "Supervisor",
+    "demo_toml",
+    "load_declarations",
+    "own_services",
+    "parse_declarations",
+    "supervisor_pid",
+]
 
 
 def __getattr__(name: str) -> object:

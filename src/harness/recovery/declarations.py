@@ -50,6 +50,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     log_max_bytes: int = 16 * 1024 * 1024
     log_keep: int = 4
     listen: str = ""  # host:port that the supervisor holds open and hands down, so that a restart refuses nobody
+    faults: bool = False  # it shows the faults that HARNESS_CHAOS_FILE tells of, so that chaos slow and 503 work
     own: bool = False  # one of Harness's own processes; not a key of harness.toml
 
     @property
@@ -129,16 +130,18 @@ class Declarations(msgspec.Struct, frozen=True, kw_only=True):
 DEMO_PORT = 8001
 
 
-def demo_toml(*, port: int = DEMO_PORT, raised_limits: bool = False) -> str:
+def demo_toml(*, port: int = DEMO_PORT, raised_limits: bool = False, config: str = ".harness/rate_limiter.toml") -> str:
     """The built-in declarations as `harness.toml`; with limits raised, they allow many kills in a row."""
+    path = msgspec.json.encode(config).decode()
     text = f"""\
 [services.rate_limiter]
-command = ["harness", "service", "--port", "{port}"]
+command = ["harness", "service", "--port", "{port}", "--config", {path}]
 ready = "http://127.0.0.1:{port}/health"
-config = ".harness/rate_limiter.toml"
+config = {path}
 reload = "none"              # it looks at the file itself
 restart = "agent"            # only an action restarts it
 stop_timeout_seconds = 2
+faults = true                # it can be slow, or answer 503, on demand
 
 [invariants.rate_limiter_healthy]
 description = "Rate limiter responds to health checks"
@@ -179,7 +182,9 @@ def load_declarations(settings: Settings) -> Declarations:
         return parse_declarations(document, settings.root)
     if "envelope" in document.data:
         raise DeclarationError(f"{document.where('envelope')}: [envelope.*] limits services, but none is declared")
-    demo = parse_document(demo_toml(), Path("(built-in demo)"))
+    inside = settings.home.is_relative_to(settings.root)
+    home = settings.home.relative_to(settings.root) if inside else settings.home
+    demo = parse_document(demo_toml(config=str(home / "rate_limiter.toml")), Path("(built-in demo)"))
     return msgspec.structs.replace(parse_declarations(demo, settings.root), demo=True)
 
 
@@ -188,9 +193,8 @@ def parse_declarations(document: Document, root: Path) -> Declarations:
     services = tuple(_service(document, name) for name in document.table("services", error=DeclarationError))
     _check_dependencies(document, services)
     invariants = tuple(_invariant(document, name, services) for name in document.table("invariants", error=DeclarationError))
-    return Declarations(
-        services=services, invariants=invariants, envelope=_envelope(document, services), root=str(root)
-    )  # fmt: skip
+    envelope = _envelope(document, services)
+    return Declarations(services=services, invariants=invariants, envelope=envelope, root=str(root))
 
 
 def _service(document: Document, name: str) -> Service:

@@ -176,6 +176,7 @@ class ServiceDeclared(Fact, frozen=True, kw_only=True):
     config: str = ""  # path of the file that set_config edits
     address: str = ""  # host:port it listens on, as far as known
     log: str = ""  # path of its captured output
+    digest: str = ""  # of the whole declaration: what differs here is another service
     removed: bool = False  # no longer declared
 
 

@@ -39,6 +39,7 @@ class Intent:
 
     reason: str
     action_id: str = ""
+    cause: str = ""  # the event that led to it
 
 
 # Inputs: what is asked for and what has happened
