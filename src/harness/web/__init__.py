@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from harness.web.guard import Access
     from harness.web.overview import Check, Overview, Service, Ticket, ticket_of
-    from harness.web.server import WebSettings, serve
+    from harness.web.server import WebSettings, serve, web_address
 
 _HOME = {
     "Access": "guard",
@@ -22,9 +22,10 @@ _HOME = {
     "WebSettings": "server",
     "serve": "server",
     "ticket_of": "overview",
+    "web_address": "server",
 }
 
-__all__ = ["Access", "Check", "Overview", "Service", "Ticket", "WebSettings", "serve", "ticket_of"]
+__all__ = ["Access", "Check", "Overview", "Service", "Ticket", "WebSettings", "serve", "ticket_of", "web_address"]
 
 
 def __getattr__(name: str) -> object:

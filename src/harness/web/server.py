@@ -30,6 +30,11 @@ class WebSettings(msgspec.Struct, frozen=True, kw_only=True):
     page: bool = True
 
 
+def web_address(web: WebSettings) -> str:
+    """`host:port` of the door."""
+    return f"[{web.host}]:{web.port}" if ":" in web.host else f"{web.host}:{web.port}"
+
+
 class AddressTaken(HarnessError):
     """Somebody else listens there already; choose another port with `--port`."""
 

@@ -1,0 +1,81 @@
+"""`harness run`: the supervisor in this process, with the web door, monitor and agent beside the declared services.
+
+One merged log on stdout. Ctrl-C and SIGTERM end everything within the services' stop timeouts, a second one at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+from harness.cli.entries import settings_for
+from harness.cli.merged import MergedLog
+from harness.cli.own import own_services
+
+if TYPE_CHECKING:
+    from harness.cli.lean import Request
+    from harness.ledger import SQLiteStore
+    from harness.recovery import Declarations, Supervisor
+    from harness.settings import Settings
+
+INTERRUPTED = 130
+
+
+def run(request: Request) -> int:
+    """Run until stopped; 0 after SIGTERM, 130 after Ctrl-C."""
+    settings = settings_for(request, web_port=request.number("port"))
+    return asyncio.run(supervise(settings, quiet="quiet" in request.flags, services="no-service" not in request.flags))
+
+
+async def supervise(settings: Settings, *, quiet: bool = False, services: bool = True, demo: bool = False) -> int:
+    """Take the home over and run what is declared, until a signal; gives the exit code."""
+    import msgspec
+
+    from harness.ledger import SQLiteStore
+    from harness.recovery import Supervisor, load_declarations
+    from harness.settings import prepare_home
+    from harness.web import WebSettings, web_address
+
+    declared = load_declarations(settings)
+    if not services:
+        declared = msgspec.structs.replace(declared, services=())
+    web = web_address(settings.section("web", WebSettings))
+    prepare_home(settings.home)
+    async with SQLiteStore(settings.database, actor="supervisor") as store:
+        log = MergedLog(quiet=quiet)
+        own = own_services(settings.home, web=web, demo=demo)
+        supervisor = Supervisor(store, declared, settings.home, own=own, on_output=log.output)
+        log.say(f"home {settings.home}" + (", built-in demo services" if declared.demo and services else ""))
+        return await _until_stopped(supervisor, store, declared, log, web)
+
+
+async def _until_stopped(supervisor: Supervisor, store: SQLiteStore, declared: Declarations, log: MergedLog, web: str) -> int:
+    code = 0
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        nonlocal code
+        code = INTERRUPTED if number is signal.SIGINT else 0
+        log.say("ending everything; once more to end it at once")
+        supervisor.stop(f"{number.name}")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    async with asyncio.TaskGroup() as tasks:
+        told = tasks.create_task(log.follow(store))
+        ready = tasks.create_task(_announce(supervisor, log, web))
+        try:
+            await supervisor.run()
+        finally:
+            for task in (told, ready):
+                task.cancel()
+    log.say("ended; nothing is left running")
+    return code
+
+
+async def _announce(supervisor: Supervisor, log: MergedLog, web: str) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await supervisor.settled.wait()
+        log.say(f"up: http://{web} (Ctrl-C ends it)")
