@@ -537,6 +537,34 @@ class IncidentAnalysed(Fact, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
+class IncidentEngaged(Fact, frozen=True, kw_only=True):
+    """An agent has begun an attempt. What it was told stands here, so that it is told the same after a restart."""
+
+    TYPE: ClassVar[str] = "incident.engaged"
+
+    ticket: str
+    attempt: int
+    by: str  # model's name, or `rules`
+    run: str  # the kernel run that records it
+    holder: str = ""
+    system: str = ""
+    prompt: str = ""
+    reason: str = ""  # why this model, if it is not the configured one
+
+
+class IncidentConcluded(Fact, frozen=True, kw_only=True):
+    """What the agent itself says of its attempt. It is no proof of anything; the newest of an attempt counts."""
+
+    TYPE: ClassVar[str] = "incident.concluded"
+
+    ticket: str
+    attempt: int
+    fixed: bool  # it thinks so; False: a person has to go on
+    reason: str = ""
+    by: str = ""
+    run: str = ""
+
+
 class IncidentActionProposed(Fact, frozen=True, kw_only=True):
     """The agent wants to act."""
 
