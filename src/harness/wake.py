@@ -1,6 +1,6 @@
 """Waiting for a file to change, without polling: inotify on Linux, kqueue on macOS.
 
-A `Bell` is a file that writers touch and listeners wait on. It carries no content: whoever is woken
+A `Bell` is a file that writers touch and listeners wait on. Its content means nothing: whoever is woken
 looks for itself. Where the system has neither mechanism, a wait simply lasts until its timeout.
 """
 
@@ -16,23 +16,27 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+_IN_ACCESS = 0x1
 _IN_MODIFY = 0x2
 _IN_CLOEXEC = 0o2000000
 _IN_NONBLOCK = 0o4000
 
 
 def _inotify(path: Path) -> int | None:
-    """A descriptor that becomes readable when the file is written to."""
+    """A descriptor that becomes readable when the file is read or written."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = int(libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC))
     if descriptor < 0:
         return None
-    if libc.inotify_add_watch(descriptor, os.fsencode(path), _IN_MODIFY) < 0:
+    if libc.inotify_add_watch(descriptor, os.fsencode(path), _IN_ACCESS | _IN_MODIFY) < 0:
         os.close(descriptor)
         return None
     return descriptor
+
+
+_READ_RINGS = sys.platform.startswith("linux")
 
 
 class _Kqueue:
@@ -115,7 +119,11 @@ class Listener:
 
 
 class Bell:
-    """A file that processes ring by writing one byte to it, and listen to."""
+    """A file that processes ring and listen to.
+
+    On Linux a ring is a read of one byte, which wakes listeners as well as a write does and leaves nothing for the
+    disk: a write would change the file's time, and the next fsync of any file would pay for that.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -125,14 +133,16 @@ class Bell:
         """Make the file, so that others can listen before the first ring."""
         if self._descriptor is None:
             with contextlib.suppress(OSError):
-                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                os.pwrite(self._descriptor, b".", 0)
 
     def ring(self) -> None:
         """Wake every listener in every process. Never fails: a lost ring is found by the next look."""
         self.hang()
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
-                os.pwrite(self._descriptor, b".", 0)
+                if not (_READ_RINGS and os.pread(self._descriptor, 1, 0)):
+                    os.pwrite(self._descriptor, b".", 0)
 
     @contextlib.contextmanager
     def listen(self) -> Generator[Listener]:

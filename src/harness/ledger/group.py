@@ -1,6 +1,7 @@
 """Group commit: who writes, when, and who is told. Knows nothing of what is written.
 
-The first append of a tick leads: it lets the others of its tick queue up behind it and then writes them all.
+The first append of a tick leads: it lets the others of its tick queue up behind it and then writes them all. When
+nobody did so the last time it does not wait for others, but for one time in eight, which finds out if that changed.
 With a free gate it writes inline, in the event loop's own thread, unless several wait and the disk is slow, so
 that the loop would stand still; then, or at a closed gate, a writer thread takes the whole queue in its turn.
 """
@@ -17,6 +18,7 @@ from harness.errors import Busy, LedgerError, StoreUnavailable
 from harness.ledger.chain import Prepared
 
 _SLOW_SECONDS = 0.005
+_LOOK_ROUND = 8
 
 Work = Prepared | Callable[[], object]
 
@@ -76,6 +78,8 @@ class GroupCommit:
         self._name = name
         self._busy_seconds = busy_seconds
         self._queue: list[Entry] = []
+        self._alone = False  # the last flush served one
+        self._hasty = 0  # how often in a row we did not wait for others
         self._led = False  # somebody will flush at the end of this tick
         self._handle: asyncio.Handle | None = None  # the flush that a submit asked for
         self._threaded = False  # the queue is the thread's until it is empty
@@ -107,8 +111,10 @@ class GroupCommit:
             future = None if leads else entry.wake()
         if future is not None:
             return await future
+        self._hasty = (self._hasty + 1) % _LOOK_ROUND if self._alone else 0
         try:
-            await asyncio.sleep(0)
+            if not self._hasty:
+                await asyncio.sleep(0)
         finally:  # also when cancelled: what is queued is written
             self._flush()
         if not entry.done:
@@ -136,7 +142,8 @@ class GroupCommit:
             self._handle = None
             if self._threaded or not self._queue:
                 return
-            inline = self._blocked_seconds < _SLOW_SECONDS or sum(entry.awaited for entry in self._queue) <= 1
+            awaited = sum(entry.awaited for entry in self._queue)
+            inline = awaited <= 1 or self._blocked_seconds < _SLOW_SECONDS
             try:
                 inside = inline and self._gate.try_enter()
             except OSError:
@@ -145,6 +152,7 @@ class GroupCommit:
                 self._to_thread()
                 return
             entries, self._queue = self._queue, []
+            self._alone = awaited <= 1
         try:
             self._timed_commit(entries)
         finally:
@@ -153,6 +161,9 @@ class GroupCommit:
             entry.resolve()
 
     def _timed_commit(self, entries: list[Entry]) -> None:
+        if len(entries) <= 2:  # that waits as long as it must, so there is nothing to learn
+            self._commit(entries)
+            return
         began, worked = time.perf_counter(), time.thread_time()
         self._commit(entries)
         blocked = (time.perf_counter() - began) - (time.thread_time() - worked)
@@ -163,6 +174,7 @@ class GroupCommit:
         for entry in self._queue:
             entry.wake()
         self._threaded = True
+        self._alone = False
         self._arm(asyncio.get_running_loop(), self._busy_seconds)
         if self._thread is None:
             self._thread = threading.Thread(target=self._write, name=f"ledger {self._name}", daemon=True)
