@@ -20,7 +20,7 @@ def row(pid: int, parent: int, session: int, *, group: int | None = None, starte
 def members(*rows: Row, known: tuple[Identity, ...] = (), marked: frozenset[int] = frozenset()) -> set[int]:
     owner = row(OWN, 1, OWN, started=5)
     table = {one.pid: one for one in (owner, *rows)}
-    return kin(table, root=ROOT, own=OWN, known=known, marked=lambda one: one.pid in marked)
+    return kin(table, root=ROOT, own=OWN, known=known, marked=marked)
 
 
 LEADER = row(100, OWN, 100, started=50)

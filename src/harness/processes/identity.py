@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import psutil
 
 _DEAD = frozenset("ZX")
+_LISTINGS = 20  # of the process table, at most, until nobody new is in it
 
 
 class Row(NamedTuple):
@@ -112,17 +113,28 @@ def read_children() -> Iterator[Row]:
 
 
 def read_rows() -> Iterator[Row]:
-    """Every process that this user can see, in no order."""
+    """Every process that this user can see, in no order.
+
+    The table cannot be read at one instant: who is born while it is read is looked at before this ends.
+    """
+    seen: set[int] = set()
+    for _ in range(_LISTINGS):
+        fresh = _read_pids() - seen
+        if not fresh:
+            return
+        seen |= fresh
+        for pid in fresh:
+            row = read_row(pid)
+            if row is not None:
+                yield row
+
+
+def _read_pids() -> set[int]:
     if not system.PROC:
         import psutil
 
-        pids = psutil.pids()
-    else:
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - names only, and often
-    for pid in pids:
-        row = read_row(pid)
-        if row is not None:
-            yield row
+        return set(psutil.pids())
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208 - names only, and often
 
 
 def _parse_stat(pid: int, data: bytes) -> Row:

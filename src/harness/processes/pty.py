@@ -36,10 +36,15 @@ def controlling(argv: tuple[str, ...]) -> tuple[tuple[str, ...], Callable[[], No
 
     setsid(1) does it after exec, so that a big owner needs no fork; elsewhere the child does it between fork and exec.
     """
-    program = shutil.which("setsid")
-    if program is not None and not argv[0].startswith("-") and os.uname().sysname == "Linux":
+    program = find_setsid()
+    if program is not None and not argv[0].startswith("-"):
         return (program, "-c", *argv), None
     return argv, _take_terminal
+
+
+def find_setsid() -> str | None:
+    """The program that starts another one as the leader of a session with a terminal; only Linux has it."""
+    return shutil.which("setsid") if os.uname().sysname == "Linux" else None
 
 
 def _take_terminal() -> None:

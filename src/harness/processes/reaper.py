@@ -64,9 +64,8 @@ def reap_orphans() -> None:
         return
     if system.WAITID and not _may_have_orphans():
         return
-    session = os.getsid(0)
     for row in read_children():
-        if row.dead and is_orphan(row, os.getpid(), session):
+        if row.dead and is_orphan(row):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(row.pid, os.WNOHANG)
 
@@ -80,6 +79,6 @@ def _may_have_orphans() -> bool:
     return found is not None and found.si_pid not in _children
 
 
-def is_orphan(row: Row, own: int, session: int) -> bool:
+def is_orphan(row: Row) -> bool:
     """Whether it was handed to us: a child that neither `spawn` nor other code in this process has started."""
-    return row.parent == own and row.session != session and row.pid not in _children
+    return row.parent == os.getpid() and row.session != os.getsid(0) and row.pid not in _children

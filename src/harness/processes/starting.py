@@ -188,7 +188,8 @@ def _start(spec: Spec, wires: _Wires, word: str) -> int:
     environment = marked(environment, tag=spec.tag, word=word, detached=spec.detached)
     argv, in_child = spec.argv, None
     if spec.pty is not None:
-        environment.setdefault("TERM", "xterm-256color")
+        if spec.env is None or "TERM" not in environment:  # ours says what our own terminal is, if any
+            environment["TERM"] = "xterm-256color"
         argv, in_child = pty.controlling(spec.argv)
     if spec.sockets:
         environment[SOCKETS] = ",".join(map(str, spec.sockets))

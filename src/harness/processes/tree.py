@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal as signals
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,23 +45,18 @@ class Found:
 
 
 def kin(
-    rows: Mapping[int, Row],
-    *,
-    root: Identity | None,
-    own: int,
-    known: Iterable[Identity] = (),
-    marked: Callable[[Row], bool],
+    rows: Mapping[int, Row], *, root: Identity | None, own: int, known: Iterable[Identity] = (), marked: Collection[int] = ()
 ) -> set[int]:
-    """The pids of a tree among `rows`: pure but for what `marked` looks at.
+    """The pids of a tree among `rows`; pure.
 
-    Marked ones, those known from before, the root, its session and group; then, until nothing is added, children and
-    sessions of members. `own` is the owner: neither it nor the session it lives in ever belongs to the tree.
+    Marked ones, those known from before, and the root; then, until nothing is added, children of members and whoever is
+    in their sessions and groups. `own` is the owner: neither it nor the session it lives in ever belongs to the tree.
     """
     eldest = root.started if root else 0
     foreign = rows[own].session if own in rows else 0
     candidates = {pid: row for pid, row in rows.items() if pid != own and row.started >= eldest}
     before = frozenset(known)
-    members = {pid for pid, row in candidates.items() if row.identity == root or row.identity in before or marked(row)}
+    members = {pid for pid, row in candidates.items() if row.identity == root or row.identity in before or pid in marked}
     while True:
         sessions = {candidates[pid].session for pid in members} - {foreign, 0}
         more = {
@@ -97,27 +92,27 @@ class Tree:
 
     def living(self) -> list[Row]:
         """The members that have not exited."""
-        rows = {row.pid: row for row in read_rows()}
-        own = os.getpid()
-        session = os.getsid(0)
-
-        def marked(row: Row) -> bool:
-            return not row.dead and (self._marked(row) or (is_orphan(row, own, session) and self._takes_orphan(row)))
-
-        members = kin(rows, root=self._root, own=own, known=self._known, marked=marked)
+        rows: dict[int, Row] = {}
+        marked: set[int] = set()
+        eldest = self._root.started if self._root else 0
+        for row in read_rows():  # marks are read at once: who lives for a moment only can still be asked now
+            rows[row.pid] = row
+            if row.started >= eldest and not row.dead and self._marked(row):
+                marked.add(row.pid)
+        members = kin(rows, root=self._root, own=os.getpid(), known=self._known, marked=marked)
         return [rows[pid] for pid in members if not rows[pid].dead]
 
     def _marked(self, row: Row) -> bool:
         environment = read_environment(row.pid)
-        if self._word:
-            return self._word in words_of(environment)
-        return environment.get(TAG) == self._tag
+        if self._word in words_of(environment) if self._word else environment.get(TAG) == self._tag:
+            return True
+        return is_orphan(row) and self._takes_orphan(row, environment)
 
-    def _takes_orphan(self, row: Row) -> bool:
+    def _takes_orphan(self, row: Row, environment: Mapping[str, str]) -> bool:
         """Whether an orphan is ours: it holds our output, or says nothing and no other tree here can have lost it."""
         if any(holds_file(row.pid, file) for file in self._outputs):
             return True
-        return not words_of(read_environment(row.pid)) and all(tree is self for tree in _trees)
+        return not words_of(environment) and all(tree is self for tree in _trees)
 
     async def end(self, *, grace_seconds: float, signal: int) -> Stopped:
         """Signal, wait, kill, and return when nobody is left.
@@ -141,9 +136,10 @@ class Tree:
                 told |= await self._kill(living)
             elif living - told:
                 needed = "term"
-                for identity in living - told:
+                for identity in _newest_first(living - told):
                     _tell(identity, signal)
                 told |= living
+                await asyncio.sleep(0)
             else:
                 await all_gone(living, timeout_seconds=left)
         _trees.discard(self)
@@ -153,9 +149,10 @@ class Tree:
         """Freeze first, so that nobody can be born while the others die; then kill, and wait until they are gone."""
         frozen: set[Identity] = set()
         while living - frozen:
-            for identity in living - frozen:
+            for identity in _newest_first(living - frozen):
                 _send(identity, signals.SIGSTOP)
             frozen |= living
+            await asyncio.sleep(0)
             living = {row.identity for row in self.living()}
         denied = {identity.pid for identity in frozen if not _send(identity, signals.SIGKILL)}
         if denied:
@@ -164,6 +161,11 @@ class Tree:
             stuck = {identity.pid for identity in frozen if identity.alive()}
             raise ProcessError(f"{self._tag}: pid {_listed(stuck)} was killed and is not gone after {KILLED_SECONDS:.0f} s")
         return frozen
+
+
+def _newest_first(identities: Iterable[Identity]) -> list[Identity]:
+    """The order in which those who fork must be told, so that they have no time to do it again."""
+    return sorted(identities, key=lambda identity: (identity.started, identity.pid), reverse=True)
 
 
 def _send(identity: Identity, signal: int) -> bool:
