@@ -76,7 +76,7 @@ def _decoded(content: bytes | None) -> str:
 
 
 def _edited_toml(text: str, parts: tuple[str, ...], value: Value) -> str:
-    before = _parsed_toml(text)
+    wanted = _with(_parsed_toml(text), parts, value)
     if value is None:
         raise UsageError("TOML has no null; set another value")
     written = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -86,7 +86,11 @@ def _edited_toml(text: str, parts: tuple[str, ...], value: Value) -> str:
         result = f"{text[: place.start]}{written}{text[place.end :]}"
     else:
         result = _with_toml_line(text, parts, written)
-    if _parsed_toml(result) != _with(before, parts, value):
+    try:
+        right = tomllib.loads(result) == wanted
+    except tomllib.TOMLDecodeError:
+        right = False
+    if not right:
         raise UsageError(f"{'.'.join(parts)} cannot be set here without changing something else")
     return result
 
