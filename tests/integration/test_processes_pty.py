@@ -49,7 +49,10 @@ async def start(screen: Screen, *argv: str, **options: object) -> Process:
 async def test_a_program_gets_a_terminal_of_its_own(way: str, tmp_path: Path) -> None:
     """It is the controlling one, 120 x 40, has a type, and the program leads its session in the foreground."""
     screen = Screen()
-    script = "stty size; test -t 0 && test -t 1 && test -t 2 && echo tty; echo $TERM; pwd; echo hi >/dev/tty; ps -o pid=,sid=,tpgid= -p $$"
+    script = (
+        "stty size; test -t 0 && test -t 1 && test -t 2 && echo tty; echo $TERM; pwd; echo hi >/dev/tty;"
+        "ps -o pid=,sid=,tpgid= -p $$"
+    )
 
     process = await start(screen, "sh", "-c", script, cwd=tmp_path)
     with anyio.fail_after(20):
@@ -80,22 +83,21 @@ async def test_its_size_can_be_chosen_and_changed(way: str) -> None:
 async def test_keys_reach_the_program(way: str) -> None:
     """Lines, the end of the file, and Ctrl-C as a signal to the foreground."""
     screen = Screen()
-    process = await start(
-        screen, "sh", "-c", "read x; echo got:$x; cat; echo eof; trap 'echo int; exit 3' INT; while :; do sleep 0.01; done"
-    )
+    script = "read x; echo got:$x; cat; echo eof; trap 'echo int; exit 3' INT; echo ready; while :; do sleep 0.01; done"
+    process = await start(screen, "sh", "-c", script)
 
     await process.write(b"hello\n")
     await screen.shows(b"got:hello")
     await process.write(b"\x04")
-    await screen.shows(b"eof")
-    await anyio.sleep(0.05)
+    await screen.shows(b"ready")
     await process.write(b"\x03")
 
     with anyio.fail_after(20):
-        assert (await process.wait()).code in (3, None)
+        assert (await process.wait()).code == 3
+    assert b"int" in screen.seen
 
 
-async def test_every_byte_of_a_fast_program_arrives(way: str) -> None:
+async def test_every_byte_of_a_fast_program_arrives(way: str, tmp_path: Path) -> None:
     """Several megabytes in raw mode, complete when `wait` returns although the program exits at once."""
     code = (
         "import os, tty, hashlib, sys\n"
@@ -106,15 +108,13 @@ async def test_every_byte_of_a_fast_program_arrives(way: str) -> None:
         "open(sys.argv[1], 'w').write(hashlib.sha256(data).hexdigest())\n"
     )
     screen = Screen()
-    digests = Path(os.environ.get("TMPDIR", "/tmp")) / f"harness-pty-{os.getpid()}"
+    digest = tmp_path / "digest"
 
-    process = await start(screen, sys.executable, "-S", "-c", code, str(digests))
-    try:
-        with anyio.fail_after(60):
-            await process.wait()
-        assert hashlib.sha256(screen.seen).hexdigest() == digests.read_text()
-    finally:
-        digests.unlink(missing_ok=True)
+    process = await start(screen, sys.executable, "-S", "-c", code, str(digest))
+    with anyio.fail_after(60):
+        await process.wait()
+
+    assert hashlib.sha256(screen.seen).hexdigest() == digest.read_text()
 
 
 async def test_the_last_words_of_a_short_program_arrive(way: str) -> None:
@@ -186,7 +186,9 @@ async def test_a_missing_program_is_said_before_a_terminal_is_opened(way: str) -
 
 async def test_a_hung_up_terminal_ends_its_program() -> None:
     """An owner that lets go hangs up, as the end of a connection does."""
-    process = await start(Screen(), "sleep", "300")
+    screen = Screen()
+    process = await start(screen, "sh", "-c", "echo up; exec sleep 300")
+    await screen.shows(b"up")
 
     process.release()
 

@@ -87,11 +87,11 @@ class Process:
     def _on_exit(self) -> None:
         self._tree.remember()  # before it is reaped: until then its session's number cannot belong to anybody else
         found = _reap(self.pid) if self._child else UNKNOWN
-        for drain in self._ends.drains:
-            drain.rest()
+        self._drain_rest()
         if self._ends.feed is not None:
             self._ends.feed.close()
         self._ends.close_program_side()
+        self._drain_rest()  # to the end, which a terminal has only now
         self.exit = found
         self._exited.set()
         self._output_ended()
@@ -101,6 +101,10 @@ class Process:
         """Called when an output ends and when the process exits; after both, nothing is left to keep."""
         if self.exit is not None and not any(drain.open for drain in self._ends.drains):
             self.release(keep_fifos=False)
+
+    def _drain_rest(self) -> None:
+        for drain in self._ends.drains:
+            drain.rest()
 
     async def wait(self) -> Exit:
         """Its exit, once it has exited and all that it had written is delivered. Descendants may still run.
@@ -120,8 +124,7 @@ class Process:
         stopped = await self._tree.end(grace_seconds=grace_seconds, signal=signal)
         if not self._released:
             await self.wait()
-        for drain in self._ends.drains:
-            drain.rest()
+        self._drain_rest()
         self.release(keep_fifos=False)
         return stopped
 
