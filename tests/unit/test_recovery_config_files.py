@@ -121,7 +121,7 @@ def test_only_kept_versions_can_be_put_back(tmp_path: Path, version: str) -> Non
     """A version is a digest of kept bytes, never a path."""
     config = ConfigFile(tmp_path / "x.toml", tmp_path / "versions")
 
-    with pytest.raises(UsageError, match="no version|not kept"):
+    with pytest.raises(UsageError, match=r"no version|not kept"):
         config.revert(version, action_id="1")
 
 
