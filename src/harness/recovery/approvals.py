@@ -11,7 +11,7 @@ import json
 from harness.errors import NotFound, UsageError
 from harness.ledger import Store
 from harness.people import Choice, Question, Questions
-from harness.recovery.envelope import digest_of
+from harness.recovery.envelope import digest_of, proposal_of
 from harness.recovery.facts import ActionRequested
 from harness.recovery.history import APPROVAL, APPROVE, DENY
 
@@ -31,7 +31,7 @@ async def ask(store: Store, request: ActionRequested, *, deadline_us: int | None
         deadline_us=deadline_us,
         parent=parent,
         context={
-            "action_id": request.action_id,
+            "proposal": proposal_of(request.action_id),
             "kind": request.kind.value,
             "target": request.target,
             "arguments": request.arguments,
@@ -62,3 +62,9 @@ async def answer(
         raise UsageError(f"ticket {ticket} has {len(chosen)} open questions, say which one: {ids}")
     word = APPROVE if approved else DENY
     return await Questions(store).answer(chosen[0].id, word, by=by, digest=chosen[0].digest, note=reason)
+
+
+async def use(store: Store, request: ActionRequested) -> None:
+    """Act on a yes, which can be done once. Raises `PolicyDenied` if it was used for anything else."""
+    questions = Questions(store)
+    await questions.use(request.question, by=proposal_of(request.action_id), digest=digest_of(request), choice=APPROVE)

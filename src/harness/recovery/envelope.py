@@ -99,10 +99,15 @@ def passes_by(decision: Decision) -> bool:
     return decision.verdict is Verdict.REFUSE and decision.limit in PASSING
 
 
+def proposal_of(action_id: str) -> str:
+    """The proposal that an action carries out; `ID.2` is the second request of proposal `ID`, the first was void."""
+    return action_id.partition(".")[0]
+
+
 def digest_of(request: ActionRequested) -> str:
-    """What an approval is bound to: this one action, with these very arguments."""
+    """What an approval is bound to: this one proposal, with these very arguments."""
     bound = {
-        "action": request.action_id,
+        "proposal": proposal_of(request.action_id),
         "kind": request.kind.value,
         "target": request.target,
         "arguments": request.arguments,

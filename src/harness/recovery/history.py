@@ -13,7 +13,7 @@ from harness.clock import MICROSECONDS
 from harness.errors import NotFound
 from harness.ledger import Event, Statement, Store
 from harness.recovery.declarations import Declarations
-from harness.recovery.envelope import HOUR_US, Approval, PastAction, Situation, decide, digest_of
+from harness.recovery.envelope import HOUR_US, Approval, PastAction, Situation, decide, digest_of, proposal_of
 from harness.recovery.facts import (
     ActionCompleted,
     ActionRequested,
@@ -168,6 +168,10 @@ async def approval_of(store: Store, request: ActionRequested) -> Approval:
     except NotFound:
         return Approval.NONE
     bound = question.kind == APPROVAL and question.subject == request.ticket and question.digest == digest_of(request)
-    if not bound or question.status is not QuestionStatus.ANSWERED or question.used_by not in (None, request.action_id):
+    if (
+        not bound
+        or question.status is not QuestionStatus.ANSWERED
+        or question.used_by not in (None, proposal_of(request.action_id))
+    ):
         return Approval.NONE
     return Approval.GRANTED if question.answer == APPROVE else Approval.DENIED
