@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from harness.recovery.checks import Sample
     from harness.recovery.declarations import (
         Declarations,
         Envelope,
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
         load_declarations,
         parse_declarations,
     )
+    from harness.recovery.incidents import Incident, incident_of, list_incidents
+    from harness.recovery.monitor import MonitorSettings, monitor_alive, run_monitor
+    from harness.recovery.samples import latest_samples, read_samples
     from harness.recovery.supervisor.core import Supervisor
     from harness.recovery.supervisor.own import own_services
     from harness.recovery.supervisor.ownership import supervisor_pid
@@ -28,11 +32,20 @@ _HOME = {
     "Declarations": "declarations",
     "demo_toml": "declarations",
     "Envelope": "declarations",
+    "Incident": "incidents",
+    "incident_of": "incidents",
     "Invariant": "declarations",
+    "latest_samples": "samples",
     "Limits": "declarations",
+    "list_incidents": "incidents",
     "load_declarations": "declarations",
+    "monitor_alive": "monitor",
+    "MonitorSettings": "monitor",
     "own_services": "supervisor.own",
     "parse_declarations": "declarations",
+    "read_samples": "samples",
+    "run_monitor": "monitor",
+    "Sample": "checks",
     "Service": "declarations",
     "Supervisor": "supervisor.core",
     "supervisor_pid": "supervisor.ownership",
@@ -41,14 +54,23 @@ _HOME = {
 __all__ = [
     "Declarations",
     "Envelope",
+    "Incident",
     "Invariant",
     "Limits",
+    "MonitorSettings",
+    "Sample",
     "Service",
     "Supervisor",
     "demo_toml",
+    "incident_of",
+    "latest_samples",
+    "list_incidents",
     "load_declarations",
+    "monitor_alive",
     "own_services",
     "parse_declarations",
+    "read_samples",
+    "run_monitor",
     "supervisor_pid",
 ]
 

@@ -16,7 +16,7 @@ import msgspec
 
 from harness.clock import MICROSECONDS
 from harness.errors import IllegalTransition, KeyTaken, NotFound
-from harness.ledger import START, Event, Store, Unique, Write
+from harness.ledger import Event, Store, Unique, Write
 from harness.recovery.board import Board
 from harness.recovery.checks import Sample
 from harness.recovery.facts import (
@@ -33,6 +33,7 @@ from harness.recovery.facts import (
     draft,
     service_stream,
 )
+from harness.recovery.incidents import events_since
 from harness.recovery.picture import Life, Phase
 from harness.recovery.tickets import GATE, Tickets, tell_once
 from harness.recovery.verifying import Standing, Verification, begun
@@ -134,7 +135,7 @@ class Verifier:
 
     async def _begin(self, item: Item, subject: str, needed: dict[str, int]) -> _Case:
         submitted = await self._newest_move(item)
-        action = await self._action_of(item.id, subject)
+        action = await self._action_of(item, subject)
         fact = action.load(ActionCompleted) if action else None
         now_us = self._store.clock.now_us()
         verification = begun(
@@ -206,7 +207,7 @@ class Verifier:
             for known in checks
             if known.newest
         ]
-        tried = [f"{kind} on {target}: {outcome}" for kind, target, outcome in await self._tried(item.id, case.subject)]
+        tried = await self._tried(item, case.subject)
         fact = IncidentEscalated(
             ticket=item.id, reason=reason, known=(item.title, *known), tried=tuple(tried),
             ruled_out=tuple(f"{each} did not make the checks pass" for each in tried),
@@ -232,26 +233,21 @@ class Verifier:
         history = await self._items.history(item.id)
         return next((event for event in reversed(history) if event.type == "item.submitted"), history[-1])
 
-    async def _action_of(self, ticket: str, subject: str) -> Event | None:
+    async def _action_of(self, item: Item, subject: str) -> Event | None:
         """The ticket's newest completed action, also one that an earlier monitor saw."""
-        if ticket not in self._actions:
-            for event in await self._completed(subject):
-                self._actions[event.load(ActionCompleted).ticket] = event
-        return self._actions.get(ticket)
+        if item.id not in self._actions:
+            for event in await self._completed(item, subject):
+                self._actions[item.id] = event
+        return self._actions.get(item.id)
 
-    async def _completed(self, subject: str) -> list[Event]:
-        found: list[Event] = []
-        after = START
-        while page := await self._store.read_all(
-            after=after, streams=(service_stream(subject),), types=(ActionCompleted.TYPE,)
-        ):
-            found += [event for event in page if event.stream == service_stream(subject) and not event.erased]
-            after = page[-1].cursor
-        return found
+    async def _completed(self, item: Item, subject: str) -> list[Event]:
+        events = await events_since(self._store, service_stream(subject), item.created_us)
+        over = [event for event in events if event.type == ActionCompleted.TYPE and not event.erased]
+        return [event for event in over if event.load(ActionCompleted).ticket == item.id]
 
-    async def _tried(self, ticket: str, subject: str) -> list[tuple[str, str, str]]:
-        facts = [event.load(ActionCompleted) for event in await self._completed(subject)]
-        return [(fact.kind.value, fact.target, f"{fact.outcome}, {fact.detail}") for fact in facts if fact.ticket == ticket]
+    async def _tried(self, item: Item, subject: str) -> list[str]:
+        facts = [event.load(ActionCompleted) for event in await self._completed(item, subject)]
+        return [f"{fact.kind} on {fact.target}: {fact.outcome}, {fact.detail}" for fact in facts]
 
     async def _revert(self, item: Item) -> bool:
         """Ask for the old configuration if the attempt changed it. The envelope decides about that as about any action."""
