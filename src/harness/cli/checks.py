@@ -131,14 +131,15 @@ def add(
     """
 
     async def work() -> Check:
-        from harness.recovery import Invariant
+        from harness.recovery import Invariant, load_declarations
         from harness.web import registering
 
         invariant = Invariant(
             name=name, query=query, condition=condition, target=target, description=description, interval_seconds=interval
         )
+        declarations = load_declarations(settings_of(home))
         async with writing(home) as store:
-            return await registering.register(store, invariant, by=actor())
+            return await registering.register(store, invariant, declarations)
 
     row = execute(work)
     if as_json:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.cli.lean import Request
@@ -15,6 +16,33 @@ def settings_for(request: Request, **flags: object) -> Settings:
     from harness.settings import load_settings
 
     return load_settings(home=request.values.get("home"), flags={name.replace("_", ".", 1): flags[name] for name in flags})
+
+
+def until_stopped(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    """Run a process's work until it ends or a signal ends it in good order: 0 after SIGTERM, 130 after Ctrl-C."""
+    import asyncio
+    import signal
+
+    stopped: list[signal.Signals] = []
+
+    async def watched() -> None:
+        task = asyncio.ensure_future(work())
+        loop = asyncio.get_running_loop()
+
+        def stop(number: signal.Signals) -> None:
+            stopped.append(number)
+            task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop, number)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not stopped:
+                raise
+
+    asyncio.run(watched())
+    return 130 if signal.SIGINT in stopped else 0
 
 
 def web(request: Request) -> int:
@@ -30,7 +58,18 @@ def web(request: Request) -> int:
 
 def monitor(request: Request) -> int:
     """`harness monitor`."""
-    raise NotImplementedError
+    from harness.ledger import SQLiteStore
+    from harness.recovery import load_declarations
+    from harness.recovery.monitor import MonitorSettings, run_monitor
+
+    settings = settings_for(request)
+    declared = load_declarations(settings)
+
+    async def work() -> None:
+        async with SQLiteStore(settings.database, actor="monitor", create=False) as store:
+            await run_monitor(store, declared, settings.home, settings.section("monitor", MonitorSettings))
+
+    return until_stopped(work)
 
 
 def agent(request: Request) -> int:

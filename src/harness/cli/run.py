@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 from harness.cli.entries import settings_for
 from harness.cli.merged import MergedLog
-from harness.cli.own import own_services
 
 if TYPE_CHECKING:
     from harness.cli.lean import Request
     from harness.ledger import SQLiteStore
-    from harness.recovery import Declarations, Supervisor
+    from harness.recovery import Supervisor
     from harness.settings import Settings
 
 INTERRUPTED = 130
@@ -34,24 +33,24 @@ async def supervise(settings: Settings, *, quiet: bool = False, services: bool =
     import msgspec
 
     from harness.ledger import SQLiteStore
-    from harness.recovery import Supervisor, load_declarations
+    from harness.recovery import Supervisor, load_declarations, own_services
     from harness.settings import prepare_home
     from harness.web import WebSettings, web_address
 
     declared = load_declarations(settings)
     if not services:
         declared = msgspec.structs.replace(declared, services=())
-    web = web_address(settings.section("web", WebSettings))
+    web = settings.section("web", WebSettings)
     prepare_home(settings.home)
     async with SQLiteStore(settings.database, actor="supervisor") as store:
         log = MergedLog(quiet=quiet)
-        own = own_services(settings.home, web=web, demo=demo)
+        own = own_services(settings.home, web_port=web.port, web_host=web.host, demo=demo)
         supervisor = Supervisor(store, declared, settings.home, own=own, on_output=log.output)
         log.say(f"home {settings.home}" + (", built-in demo services" if declared.demo and services else ""))
-        return await _until_stopped(supervisor, store, declared, log, web)
+        return await _until_stopped(supervisor, store, log, web_address(web))
 
 
-async def _until_stopped(supervisor: Supervisor, store: SQLiteStore, declared: Declarations, log: MergedLog, web: str) -> int:
+async def _until_stopped(supervisor: Supervisor, store: SQLiteStore, log: MergedLog, web: str) -> int:
     code = 0
     loop = asyncio.get_running_loop()
 

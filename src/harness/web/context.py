@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
 from harness.ledger import Store
+from harness.recovery import Declarations
 from harness.work import Items
 
 
@@ -20,6 +21,7 @@ class Context:
     items: Items
     home: Path
     root: Path
+    declarations: Declarations = field(default_factory=Declarations)
     actor: str = "person:web"
     chaos: bool = False  # whether faults may be asked for: in the demo
 

@@ -32,16 +32,16 @@ async def show_invariant(here: Here, name: str) -> Check:
 @router.post("", status_code=201)
 async def add_invariant(here: Here, new: NewInvariant) -> Check:
     """Register a check; the monitor takes it up at once. A condition that makes no sense is refused."""
-    return await registering.register(here.store, Invariant(**new.model_dump()), by=here.actor)
+    return await registering.register(here.store, Invariant(**new.model_dump()), here.declarations)
 
 
 @router.delete("/{name}")
 async def disable_invariant(here: Here, name: str) -> Check:
     """Switch a check off. It stays known, and its history stays; registering it again switches it on."""
-    return await registering.switch(here.store, name, enabled=False, by=here.actor)
+    return await registering.disable(here.store, name)
 
 
 @router.post("/{name}/enable")
 async def enable_invariant(here: Here, name: str) -> Check:
     """Switch a check on again."""
-    return await registering.switch(here.store, name, enabled=True, by=here.actor)
+    return await registering.enable(here.store, name)

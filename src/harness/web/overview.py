@@ -22,6 +22,7 @@ UNKNOWN = "unknown"
 _STATES = {"started": "starting", "adopted": "running"}  # the rest are named as their events are
 GOOD = frozenset({"ready", "running"})
 ON_THE_WAY = frozenset({"starting", "stopping", "backing_off"})
+GONE = frozenset({"declared", "stopped", "exited", "gave_up", "blocked"})  # no process, whoever supervises
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +171,7 @@ async def _service(store: Store, stream: str, alive: bool) -> Service | None:
     state = _STATES.get(said, said)
     return Service(
         name=declared.name,
-        state=state if alive or state == "stopped" else UNKNOWN,
+        state=state if alive or state in GONE else UNKNOWN,
         ready=alive and state in GOOD,
         own=declared.own,
         pid=payload.get("pid") if state in GOOD | ON_THE_WAY | {"not_ready"} else None,

@@ -60,12 +60,16 @@ async def serve(settings: Settings, *, chaos: bool = False) -> None:
     access = Access(host=web.host, token=web.token, names=frozenset(web.names))
     with listen(web.host, web.port) as listening:
         from harness.ledger import SQLiteStore
+        from harness.recovery import load_declarations
         from harness.web.application import build
         from harness.web.context import Context
         from harness.work import Items
 
         async with SQLiteStore(settings.database, actor="web", create=False) as store:
-            context = Context(store=store, items=Items(store), home=settings.home, root=settings.root, chaos=chaos)
+            context = Context(
+                store=store, items=Items(store), home=settings.home, root=settings.root,
+                declarations=load_declarations(settings), chaos=chaos,
+            )  # fmt: skip
             server = _server(build(context, access, page=web.page))
             await _until_stopped(server, listening)
 

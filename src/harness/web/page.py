@@ -1,0 +1,235 @@
+"""The page at `/`: everything of a home at a glance, live, with a person's buttons. `parts` says how each thing looks.
+
+It is pushed over its own socket, without a reload, and every asset comes from this door.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from fastapi import FastAPI, Request
+from nicegui import app as nicegui_app
+from nicegui import ui
+
+from harness.errors import HarnessError
+from harness.people import Question
+from harness.recovery import approvals, facts
+from harness.recovery import pause as pausing
+from harness.web import parts, requests
+from harness.web.context import Context
+from harness.web.errors import body
+from harness.web.feed import Feed, View
+from harness.web.guard import COOKIE, Access
+
+pages = cast("Any", nicegui_app)  # its callbacks are declared without their arguments
+
+if TYPE_CHECKING:
+    from fastapi.responses import Response
+
+_STYLE = """
+:root { --h-good: #388e3c; --h-bad: #d32f2f; --h-busy: #ff8f00; --h-none: #9e9e9e; }
+body { background: #f5f6f8; } body.body--dark { background: #14171c; }
+"""
+_WAITING = "waiting for the ledger …"
+
+
+def install(app: FastAPI, context: Context, access: Access) -> None:
+    """Serve the page at `/` of an application. Once per process: NiceGUI is one per process."""
+    feed = Feed(context.store)
+    _keep_running(feed)
+
+    @app.api_route("/api/{rest:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    def unknown(rest: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return body(404, "not_found", f"no such path: /api/{rest}; /openapi.json lists them")
+
+    @ui.page("/")
+    def dashboard(request: Request) -> None:  # pyright: ignore[reportUnusedFunction]
+        Page(context, feed, may_act=_may_act(request, access)).build()
+
+    cast("Any", ui).run_with(app, title="Harness", dark=None, show_welcome_message=False, gzip_middleware_factory=None)
+
+
+def _may_act(request: Request, access: Access) -> bool:
+    """Whether this browser holds the token; `/?token=…` gives it to it once, as a cookie."""
+    if access.holds_token(request.headers):
+        return True
+    given = request.query_params.get("token", "")
+    held = bool(given) and access.holds_token({"authorization": f"Bearer {given}"})
+    if held:
+        cookie = json.dumps(f"{COOKIE}={given}; SameSite=Strict; path=/")
+        ui.run_javascript(f"document.cookie = {cookie}; history.replaceState(null, '', '/')")
+    return held
+
+
+def _keep_running(feed: Feed) -> None:
+    running: list[asyncio.Task[None]] = []
+
+    def start() -> None:
+        running.append(asyncio.get_running_loop().create_task(feed.run(), name="the page's feed"))
+
+    async def stop() -> None:
+        for task in running:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    pages.on_startup(start)
+    pages.on_shutdown(stop)
+
+
+class Page:
+    """One browser's page."""
+
+    def __init__(self, context: Context, feed: Feed, *, may_act: bool) -> None:
+        self._context = context
+        self._feed = feed
+        self._may_act = may_act
+        self._opened: dict[str, bool] = {}  # incidents that this reader opened or closed
+        self._shown: View | None = feed.view
+
+    def build(self) -> None:
+        """Lay the page out, and follow the feed for as long as it is open."""
+        ui.add_css(_STYLE)
+        ui.query(".nicegui-content").classes("p-0 w-full")
+        with ui.header().classes("bg-slate-800 text-white items-center gap-4 py-2"):
+            ui.label("Harness").classes("text-xl font-semibold")
+            parts.label(self._context.root, "text-xs opacity-70 grow truncate")
+            self._controls()
+        with ui.column().classes("w-full max-w-7xl mx-auto p-4 gap-5"):
+            with ui.row().classes("w-full gap-8"):
+                self._numbers()
+            _heading("Services")
+            with ui.row().classes("w-full gap-3"):
+                self._services()
+            _heading("Checks")
+            with ui.row().classes("w-full gap-3"):
+                self._checks()
+            with ui.row().classes("w-full gap-5 items-start"):
+                with ui.column().classes("w-full lg:w-2/5 gap-3"):
+                    _heading("Open tickets")
+                    self._tickets()
+                with ui.column().classes("w-full lg:grow lg:w-1/2 gap-3"):
+                    _heading("Incidents")
+                    self._incidents()
+        cast("Any", ui.context.client).on_delete(self._feed.listen(self._show))
+
+    def _show(self, view: View) -> None:
+        """Redraw what differs from what is shown."""
+        before, self._shown = self._shown, view
+        for part, changed in (
+            (self._controls, before is None or _state(before) != _state(view)),
+            (self._numbers, before is None or before.statistics != view.statistics),
+            (self._services, before is None or before.overview.services != view.overview.services),
+            (self._checks, before is None or before.overview.checks != view.overview.checks),
+            (self._tickets, before is None or _asked(before) != _asked(view)),
+            (self._incidents, before is None or before.stories != view.stories),
+        ):
+            if changed:
+                part.refresh()
+
+    @ui.refreshable_method
+    def _controls(self) -> None:
+        if self._shown is None:
+            return
+        seen = self._shown.overview
+        parts.chip("supervised" if seen.supervised else "no supervisor", "good" if seen.supervised else "bad")
+        if seen.paused:
+            parts.chip("paused", "busy")
+        if self._may_act:
+            text, act = ("unpause", self._unpause) if seen.paused else ("pause", self._pause)
+            ui.button(text, on_click=act).props(f"dense outline no-caps color=white data-button={text}")
+
+    @ui.refreshable_method
+    def _numbers(self) -> None:
+        if self._shown is not None:
+            parts.numbers(self._shown.statistics, len(self._shown.overview.tickets))
+
+    @ui.refreshable_method
+    def _services(self) -> None:
+        for row in self._shown.overview.services if self._shown else ():
+            breakable = self._may_act and self._context.chaos and not row.own
+            parts.service_card(
+                row,
+                chaos=self._chaos(row.name) if breakable else None,
+                restart=self._acting(lambda name=row.name: self._restart(name)) if self._may_act and not row.own else None,
+            )
+
+    @ui.refreshable_method
+    def _checks(self) -> None:
+        for row in self._shown.overview.checks if self._shown else ():
+            parts.check_card(row)
+
+    @ui.refreshable_method
+    def _tickets(self) -> None:
+        tickets = self._shown.overview.tickets if self._shown else ()
+        if not tickets:
+            parts.label("none" if self._shown else _WAITING, "text-grey-6")
+        for row in tickets:
+            asked = [question for question in self._shown.questions if question.subject == row.id] if self._shown else []
+            parts.ticket_card(row, asked, self._answer if self._may_act else None)
+
+    @ui.refreshable_method
+    def _incidents(self) -> None:
+        stories = self._shown.stories if self._shown else ()
+        if not stories:
+            parts.label("none so far", "text-grey-6")
+        for number, story in enumerate(stories):
+            opened = self._opened.get(story.ticket, number == 0)
+            parts.story_panel(story, opened=opened, toggled=lambda on, ticket=story.ticket: self._toggled(ticket, on))
+
+    def _toggled(self, ticket: str, opened: bool) -> None:
+        self._opened[ticket] = opened
+
+    # What a person does
+
+    def _acting(self, do: Callable[[], Any]) -> Callable[[], Any]:
+        """A handler that does it and tells the person what went wrong, if something did."""
+
+        async def act() -> None:
+            try:
+                await do()
+            except HarnessError as error:
+                ui.notify(str(error), type="negative")
+
+        return act
+
+    async def _pause(self) -> None:
+        await pausing.pause(self._context.store, by=self._context.actor, reason="on the page")
+
+    async def _unpause(self) -> None:
+        await pausing.unpause(self._context.store, by=self._context.actor, reason="on the page")
+
+    def _answer(self, question: Question, approved: bool) -> Callable[[], Any]:
+        return self._acting(
+            lambda: approvals.answer(
+                self._context.store, question.subject, approved=approved, by=self._context.actor, question=question.id
+            )
+        )
+
+    def _chaos(self, service: str) -> Callable[[facts.ChaosKind], Callable[[], Any]]:
+        return lambda kind: self._acting(
+            lambda: requests.break_service(self._context.store, kind, service, by=self._context.actor)
+        )
+
+    async def _restart(self, service: str) -> None:
+        answer = await requests.act(
+            self._context.store, facts.ActionKind.RESTART_SERVICE, service, by=self._context.actor, reason="on the page"
+        )
+        if isinstance(answer, facts.ActionRefused):
+            raise HarnessError(f"refused: {answer.reason}")
+
+
+def _heading(text: str) -> None:
+    ui.label(text).classes("text-sm font-semibold uppercase tracking-wide text-grey-7")
+
+
+def _state(view: View) -> tuple[bool, bool]:
+    return view.overview.supervised, view.overview.paused
+
+
+def _asked(view: View) -> tuple[object, object]:
+    return view.overview.tickets, view.questions
