@@ -170,7 +170,9 @@ class Duplicate(WorkError):
 
 
 class KernelError(HarnessError):
-    """Something about a run or a step."""
+    """Something about a run or a step. `replayed` says that it was recorded before, and nothing was tried now."""
+
+    replayed = False
 
 
 class RunExists(KernelError):
