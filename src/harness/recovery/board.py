@@ -16,7 +16,7 @@ from harness.ledger import Event
 from harness.recovery.checks import Check, Sample
 from harness.recovery.facts import CheckChanged, CheckResult
 from harness.recovery.failures import Failure, Severity, severity_of, worst
-from harness.recovery.judging import Change, Judgement, Silence, State, convict, judge, silenced
+from harness.recovery.judging import DECISIVE, Change, Judgement, Silence, State, convict, judge, silenced
 from harness.recovery.picture import Life, Phase, apply
 
 UNEASY_SECONDS = 60.0
@@ -148,9 +148,9 @@ class Board:
 
     def failing(self, subject: str) -> list[Known]:
         """Its checks that fail, or that cannot tell, by fresh results; failing ones first."""
-        bad = [known for known in self.of_subject(subject) if known.judgement.state in (State.FAILING, State.BLIND)]
-        fresh = [known for known in bad if known.newest is not None and known.newest.result is not CheckResult.PASS]
-        return sorted(fresh, key=lambda known: (known.judgement.state is State.BLIND, known.bad_since_us))
+        since_us = self.life(subject).since_us  # a look at what the process was before says nothing of what it is
+        bad = [known for known in self.of_subject(subject) if _bad(known, since_us)]
+        return sorted(bad, key=lambda known: (known.judgement.state is State.BLIND, known.bad_since_us))
 
     def failure(self, subject: str) -> Failure | None:
         """What is wrong with a subject now; None if nothing is, or if it is no surprise."""
@@ -219,6 +219,15 @@ def changed(known: Known, change: Change) -> CheckChanged:
         evidence={**(newest.evidence if newest else {}), "recent": [result.value for result in after.recent[-5:]]},
         sampled_us=known.bad_since_us or (newest.ended_us if newest else 0), reason=", ".join(words),
     )  # fmt: skip
+
+
+def _bad(known: Known, since_us: int) -> bool:
+    newest = known.newest
+    if newest is None or newest.started_us < since_us:
+        return False
+    if known.judgement.state is State.FAILING:
+        return newest.result is not CheckResult.PASS
+    return known.judgement.state is State.BLIND and newest.result not in DECISIVE
 
 
 def _result_of(state: State) -> CheckResult:

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 20.0
-TICK_SECONDS = 5.0
+TICK_SECONDS = 1.0
 _FILES = 8192  # sockets that may be open at a time
 _EVENTS_KEPT = 60  # of a service's stream, enough to know its process
 _TERMINAL_EVENTS = ("item.completed", "item.failed", "item.cancelled")
@@ -120,6 +120,7 @@ class Monitor:
             store, self.board, tickets, hurry=self._hurry, window_seconds=settings.stabilisation_seconds,
             limit_seconds=settings.verification_seconds, attempts=settings.attempts,
         )  # fmt: skip
+        self._tasks: TaskGroup
         self._changes: list[tuple[Known, Change]] = []
         self._written = asyncio.Event()
         self._troubled: set[str] = set()
@@ -139,12 +140,10 @@ class Monitor:
             cursor = await self._store.tail()
             await self._recall(await self._checks())
             self._ring = SampleRing(samples_path(self._home), checks=len(self.board.checks))
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._beat)
-                tasks.start_soon(self._write_changes, tasks)
-                tasks.start_soon(self._follow, cursor, tasks)
-                tasks.start_soon(self.schedule.run)
-                tasks.start_soon(self._tick, tasks)
+            async with anyio.create_task_group() as self._tasks:
+                for task in (self._beat, self._write_changes, self.schedule.run, self._tick):
+                    self._tasks.start_soon(task)
+                self._tasks.start_soon(self._follow, cursor)
         finally:
             if self._ring:
                 self._ring.close()
@@ -241,7 +240,7 @@ class Monitor:
     def _hurry(self, subject: str) -> None:
         self.schedule.hurry(known.check.name for known in self.board.of_subject(subject))
 
-    async def _write_changes(self, tasks: TaskGroup) -> None:
+    async def _write_changes(self) -> None:
         """Record changes of state, several at a time, and then consider what they mean: evidence comes first."""
         while True:
             await self._written.wait()
@@ -254,7 +253,7 @@ class Monitor:
             for (known, _), event in zip(changes, written, strict=True):
                 known.ref = event.ref
             for subject in {subject_of(known.check) for known, _ in changes}:
-                self._consider(subject, tasks)
+                self.consider(subject)
 
     async def _append(self, writes: list[Write]) -> tuple[Event, ...]:
         while True:
@@ -263,20 +262,20 @@ class Monitor:
             except Busy:
                 await self._store.clock.sleep(0.2)
 
-    async def _follow(self, cursor: Cursor, tasks: TaskGroup) -> None:
+    async def _follow(self, cursor: Cursor) -> None:
         async with _closing(self._store.follow(after=cursor, streams=("service/", "item/", "check/"))) as events:
             async for event in events:
                 match event.stream.partition("/")[0]:
                     case "service":
-                        self._service(event, tasks)
+                        self._service(event)
                     case "item":
-                        await self._item(event, tasks)
+                        await self._item(event)
                     case _ if event.type in _TYPES and not event.erased:
                         await self._check(event)
                     case _:
                         pass
 
-    def _service(self, event: Event, tasks: TaskGroup) -> None:
+    def _service(self, event: Event) -> None:
         if event.type == ActionCompleted.TYPE and not event.erased:
             self._verifier.action_over(event)
         before = self.board.life(event.stream.partition("/")[2])
@@ -288,12 +287,12 @@ class Monitor:
                 self._note(known, change)
         self._verifier.service_changed(life)
         self.schedule.look_now(known.check.name for known in self.board.of_subject(life.name))
-        self._consider(life.name, tasks)
+        self.consider(life.name)
 
-    async def _item(self, event: Event, tasks: TaskGroup) -> None:
+    async def _item(self, event: Event) -> None:
         ticket = event.stream.partition("/")[2]
         if event.type == "item.submitted":
-            tasks.start_soon(self._verify, ticket)
+            self._tasks.start_soon(self._verify, ticket)
         elif event.type in _TERMINAL_EVENTS:
             self._verifier.left(ticket)
             self._triage.closed(ticket)
@@ -302,7 +301,7 @@ class Monitor:
             with suppress(NotFound):
                 subject = (await self._tickets.items.get(ticket)).labels.get("subject")
                 if subject:
-                    self._consider(subject, tasks)
+                    self.consider(subject)
         elif event.type.startswith("item.") and event.type not in ("item.noted", "item.recurred"):
             self._verifier.left(ticket)
 
@@ -325,14 +324,14 @@ class Monitor:
 
     # What follows from it
 
-    def _consider(self, subject: str, tasks: TaskGroup) -> None:
+    def consider(self, subject: str) -> None:
         """Have a subject considered soon; one at a time, and once more if something comes in meanwhile."""
         self._troubled.add(subject)
         if subject in self._considering:
             self._again.add(subject)
         else:
             self._considering.add(subject)
-            tasks.start_soon(self._consider_now, subject)
+            self._tasks.start_soon(self._consider_now, subject)
 
     async def _consider_now(self, subject: str) -> None:
         try:
@@ -348,16 +347,16 @@ class Monitor:
         finally:
             self._considering.discard(subject)
 
-    async def _tick(self, tasks: TaskGroup) -> None:
+    async def _tick(self) -> None:
         """Silences and cool-downs end by the clock alone, and whatever was missed is seen again here."""
         for item in await self._tickets.items.list(status=Status.VERIFYING, limit=None):
-            tasks.start_soon(self._verify, item.id)
+            self._tasks.start_soon(self._verify, item.id)
         while True:
             for subject in list(self._troubled):
                 if self.board.failure(subject) is None and not await self._tickets.open_for(subject):
                     self._troubled.discard(subject)
                 else:
-                    self._consider(subject, tasks)
+                    self.consider(subject)
             await self._store.clock.sleep(TICK_SECONDS)
 
 
