@@ -439,3 +439,50 @@ async def test_a_follower_misses_nothing_that_was_written_while_it_read(tmp_path
                     await store.append(note("item/a"), note("item/b"))
 
     assert seen == list(range(1, 2301))
+
+
+async def test_an_older_ledger_is_brought_forward_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Migrations run once, in order and in one transaction; readers of the old version are told to upgrade."""
+    from harness.ledger import database
+
+    path = tmp_path / "l.db"
+    async with SQLiteStore(path) as store:
+        await store.append(note("item/a"))
+    monkeypatch.setattr(database, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(
+        database,
+        "MIGRATIONS",
+        {1: ("CREATE TABLE more (x INTEGER)",), 2: ("ALTER TABLE more ADD COLUMN y INTEGER", "INSERT INTO more VALUES (1, 2)")},
+    )
+
+    with pytest.raises(StoreUnavailable, match="older version"):
+        SQLiteStore(path, read_only=True)
+    for _ in range(2):
+        async with SQLiteStore(path) as store:
+            await store.append(note("item/a"))
+            assert await store.verify()
+
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT * FROM more").fetchall() == [(1, 2)]
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+    connection.close()
+    monkeypatch.undo()
+    with pytest.raises(StoreUnavailable, match="newer Harness"):
+        SQLiteStore(path)
+
+
+async def test_a_failing_migration_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a migration would be neither version."""
+    from harness.ledger import database
+
+    path = tmp_path / "l.db"
+    async with SQLiteStore(path) as store:
+        await store.append(note("item/a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "SCHEMA_VERSION", 2)
+        patch.setattr(database, "MIGRATIONS", {1: ("CREATE TABLE more (x INTEGER)", "INSERT INTO nowhere VALUES (1)")})
+        with pytest.raises(StoreUnavailable, match="nowhere"):
+            SQLiteStore(path)
+
+    async with SQLiteStore(path) as store:
+        assert len(await store.read("item/a")) == 1
