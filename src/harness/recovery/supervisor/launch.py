@@ -5,6 +5,7 @@ Looks at ports but never at whom they belong to beyond naming it: a foreign proc
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -114,7 +115,9 @@ def _listening(table: str, port: int) -> list[str]:
 
 
 def _links(folder: Path) -> list[str]:
-    try:
-        return [os.readlink(path) for path in folder.iterdir()]  # noqa: PTH115 - sockets have no path
-    except OSError:
-        return []
+    found: list[str] = []
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                found.append(os.readlink(path))  # noqa: PTH115 - sockets have no path
+    return found

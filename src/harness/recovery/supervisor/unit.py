@@ -81,6 +81,7 @@ class Unit:
         self._tasks: TaskGroup | None = None
         self._news = asyncio.Event()
         self._log: RotatingLog | None = None
+        self._from = 0  # where the present process's output begins
         self._said_ready = asyncio.Event()
         self._kind, _, self._rest = service.ready.partition(":")
         self._seen = b""
@@ -122,10 +123,11 @@ class Unit:
             await self._news.wait()
 
     def last_output(self) -> str:
-        """The end of what it wrote, fit to be shown: data, never to be trusted."""
+        """The end of what the present process wrote, fit to be shown: data, never to be trusted."""
         if self._log is None:
             return ""
-        text = "\n".join(line.text for line in self._log.tail(_LAST_LINES, max_bytes=4 * _LAST_CHARACTERS))
+        lines = self._log.tail(_LAST_LINES, max_bytes=4 * _LAST_CHARACTERS)
+        text = "\n".join(line.text for line in lines if line.offset >= self._from)
         return cleaned(text, limit=_LAST_CHARACTERS)
 
     # Working
@@ -204,7 +206,7 @@ class Unit:
                 due = self._recorder.clock.now_us() + round(seconds * MICROSECONDS)
                 fact = facts.ServiceBackingOff(epoch=epoch, delay_seconds=seconds, due_us=due, restarts=restarts)
                 await self._record(fact)
-                self._beside(self._delay, epoch, seconds)
+                self._beside(self._delay, epoch, due)
             case machine.GiveUp(epoch, restarts):
                 self.problem = f"restarted {restarts} times within {self.service.give_up_window_seconds:g} s; given up"
                 window = self.service.give_up_window_seconds
@@ -265,6 +267,8 @@ class Unit:
         service, home = self.service, self._recorder.home
         self._said_ready.clear()
         self._seen = b""
+        log = self._open_log()
+        self._from = log.end
         return await spawn(
             Spec(
                 argv=launch.argv_of(service),
@@ -275,7 +279,7 @@ class Unit:
                 output=fifo_path(home, self.name),
             ),
             on_output=self._on_output,
-            log=self._open_log(),
+            log=log,
         )
 
     async def adopt(self, process: Process) -> None:
@@ -396,8 +400,9 @@ class Unit:
                 self.process = None
                 return stopped.needed, stopped.ended
 
-    async def _delay(self, epoch: int, seconds: float) -> None:
-        await self._recorder.clock.sleep(seconds)
+    async def _delay(self, epoch: int, due_us: int) -> None:
+        clock = self._recorder.clock
+        await clock.sleep(max(0.0, (due_us - clock.now_us()) / MICROSECONDS))
         self.note(machine.TimeOver(epoch))
 
     # Saying
