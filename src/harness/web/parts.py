@@ -14,9 +14,9 @@ from nicegui import ui
 from harness.people import Question
 from harness.recovery.facts import ChaosKind
 from harness.text import sanitise
-from harness.web.feed import Entry, Story
 from harness.web.overview import GOOD, ON_THE_WAY, UNKNOWN, Check, Service, Ticket
 from harness.web.statistics import Statistics
+from harness.web.stories import Entry, Story
 from harness.web.words import Tone
 
 Act = Callable[[], Any]

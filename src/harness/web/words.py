@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from harness.recovery import facts
 from harness.text import sanitise
 
@@ -150,6 +152,13 @@ def _incident(fact: facts.Fact) -> Words | None:
             said = fact.objective or fact.reason
             detail = "\n".join(part for part in (fact.context, fact.reason) if part)
             return Words(tone=Tone.INFO, who=f"analyst ({fact.by})", text=said, detail=detail)
+        case facts.IncidentEngaged():
+            return Words(
+                tone=Tone.ACT, who=f"agent ({fact.by})", text=f"takes the ticket, attempt {fact.attempt}", detail=fact.prompt
+            )
+        case facts.IncidentConcluded():
+            told = "it should be fixed" if fact.fixed else "it is not fixed"
+            return Words(tone=Tone.INFO, who=f"agent ({fact.by})", text=f"{told}: {fact.reason}")
         case facts.IncidentActionProposed():
             arguments = ", ".join(f"{key}={value!r}" for key, value in fact.arguments.items())
             what = f"{fact.kind.replace('_', ' ')} {fact.target}" + (f" ({arguments})" if arguments else "")
@@ -212,8 +221,26 @@ def _item(event: Event) -> Words | None:
 
 
 def _step(event: Event) -> Words | None:
-    if not event.type.startswith("step.") or event.erased:
+    """What a model said and what a tool answered, from the run's own record."""
+    if event.type not in ("step.completed", "step.failed", "step.rejected") or event.erased:
         return None
     payload: Mapping[str, Any] = event.payload
-    name = str(payload.get("name") or payload.get("tool_name") or payload.get("kind") or "step")
-    return Words(tone=Tone.QUIET, who="agent", text=f"{name} {event.type.partition('.')[2]}")
+    name = str(payload.get("name", "step"))
+    if event.type != "step.completed":
+        why = f"{payload.get('error', '')} {payload.get('message', '')}"
+        return Words(tone=Tone.QUIET, who=name, text=f"{event.type.partition('.')[2]}: {why}")
+    answer: Mapping[str, Any] | None = payload.get("answer")
+    if answer is None:
+        return Words(tone=Tone.QUIET, who=name, text="answered the agent", detail=_pretty(payload.get("result")))
+    calls: list[Mapping[str, Any]] = list(answer.get("tool_calls") or ())
+    wants = "; ".join(f"{call.get('name')}({_pretty(call.get('arguments_json', ''), 160)})" for call in calls)
+    said = str(answer.get("text") or "") or _pretty(answer.get("output"), 400)
+    text = " - ".join(part for part in (said, f"calls {wants}" if wants else "") if part)
+    return Words(tone=Tone.INFO, who=f"model ({name})", text=text or "said nothing")
+
+
+def _pretty(value: object, longest: int = 4_000) -> str:
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
