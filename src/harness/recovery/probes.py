@@ -122,7 +122,10 @@ async def _answer(machine: h11.Connection, reader: asyncio.StreamReader) -> tupl
     while True:
         event = machine.next_event()
         if event is h11.NEED_DATA:
-            machine.receive_data(await reader.read(65_536))
+            data = await reader.read(65_536)
+            if not data and response is None and not machine.trailing_data[0]:
+                raise _NoAnswer("the connection was closed without an answer")
+            machine.receive_data(data)
         elif isinstance(event, h11.Response):
             response = event
         elif isinstance(event, h11.Data):
@@ -131,8 +134,6 @@ async def _answer(machine: h11.Connection, reader: asyncio.StreamReader) -> tupl
                 return response, bytes(body[:MAX_BODY_BYTES])  # enough for any condition
         elif isinstance(event, h11.EndOfMessage) and response is not None:
             return response, bytes(body)
-        elif isinstance(event, h11.ConnectionClosed):
-            raise _NoAnswer("the connection was closed without an answer")
 
 
 @asynccontextmanager
