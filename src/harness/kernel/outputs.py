@@ -13,10 +13,9 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from harness.errors import ModelMalformed
+from harness.kernel.encoding import resorted, to_json
 from harness.kernel.matching import digest_of
 from harness.kernel.ports import ModelResult, OutputSchema, json_schema_of
-
-_encode = msgspec.json.Encoder(order="sorted").encode
 
 
 class OutputType:
@@ -59,7 +58,7 @@ def _of_type(schema: Any) -> OutputType:
             typed = adapter.validate_python(value)
         except ValidationError as error:
             raise ValueError(in_one_line(error)) from error
-        return typed, adapter.dump_json(typed)
+        return typed, resorted(adapter.dump_json(typed))
 
     return OutputType(digest_of(json_schema_of(schema)), check, adapter.validate_json)
 
@@ -71,13 +70,10 @@ def in_one_line(error: Any) -> str:
 
 
 def _plain(value: Any) -> tuple[Any, bytes]:
-    dump = getattr(value, "model_dump_json", None)
-    if callable(dump):
-        return value, cast("str", dump()).encode()
     try:
-        return value, _encode(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the answer is no JSON: {error}") from error
+        return value, to_json(value)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 _ANY = OutputType("", _plain, msgspec.json.decode)

@@ -6,7 +6,7 @@ micro-USD. A step's events carry the step's id as their key, so an erased one st
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -39,6 +39,15 @@ STATUS_KEY = "status"  # the key of every event that changes a run's status
 
 Kind = Literal["model", "tool"]
 Reason = Literal["arguments", "unknown_tool", "capability", "policy", "budget", "middleware"]
+
+
+NOTHING: Final = msgspec.Raw(b"")
+"""No JSON value at all; the very object is the default, so that it is left out."""
+
+
+def raw(data: bytes | None) -> msgspec.Raw:
+    """JSON text as a payload's part."""
+    return NOTHING if data is None else msgspec.Raw(data)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -93,7 +102,7 @@ class StepStarted(Record, frozen=True):
     core: str = ""  # hash of the inputs without the prompt
     attempt: int = 1
     model: ModelInputs | None = None
-    arguments: msgspec.Raw | None = None
+    arguments: msgspec.Raw = NOTHING
     tool_version: str = ""
     side_effect: bool = False
     idempotency_key: str = ""
@@ -103,13 +112,19 @@ class StepStarted(Record, frozen=True):
 class Answer(Record, frozen=True):
     """What a model said."""
 
-    output: msgspec.Raw | None = None
+    output: msgspec.Raw = NOTHING
     text: str = ""
+    text_is_output: bool = False  # the text is just the output's JSON, and left out
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage = Usage()
     stop_reason: StopReason = "end"
     model: str = ""
     native: Native | None = None
+
+
+def text_of(answer: Answer) -> str:
+    """The answer's text."""
+    return bytes(answer.output).decode() if answer.text_is_output else answer.text
 
 
 class StepEnded(Record, frozen=True):
@@ -123,7 +138,7 @@ class StepEnded(Record, frozen=True):
     tool_version: str = ""
     tools: str = ""
     answer: Answer | None = None
-    result: msgspec.Raw | None = None  # of a tool
+    result: msgspec.Raw = NOTHING  # of a tool
     error: str = ""  # class name of what was raised
     message: str = ""
     cost: int = 0
@@ -140,7 +155,7 @@ class StepRejected(Record, frozen=True):
     error: str
     message: str
     tool_version: str = ""
-    arguments: msgspec.Raw | None = None
+    arguments: msgspec.Raw = NOTHING
 
 
 class StepUnknown(Record, frozen=True):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
 from harness.errors import UsageError
-from harness.kernel.ports import ToolDefinition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +47,17 @@ class ToolDecision(msgspec.Struct, frozen=True, kw_only=True):
         return self.decision == "allowed"
 
 
-def decide(definition: ToolDefinition, tenant: TenantContext, visible: Collection[str] | None = None) -> ToolDecision:
+class Guarded(Protocol):
+    """What the decision needs of a tool: a `Tool` or a `ToolDefinition`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def requires_capability(self) -> str | None: ...
+
+
+def decide(definition: Guarded, tenant: TenantContext, visible: Collection[str] | None = None) -> ToolDecision:
     """The one decision about one tool. `visible` of None hides nothing."""
     required = definition.requires_capability
     if visible is not None and definition.name not in visible:
@@ -61,10 +70,3 @@ def decide(definition: ToolDefinition, tenant: TenantContext, visible: Collectio
         reason = "capability_missing"
     decision = "filtered" if reason in {"not_visible", "capability_missing"} else "allowed"
     return ToolDecision(tool_name=definition.name, required_capability=required, decision=decision, reason=reason)
-
-
-def allowed(
-    definitions: Iterable[ToolDefinition], tenant: TenantContext, visible: Collection[str] | None = None
-) -> tuple[ToolDefinition, ...]:
-    """The tools that the tenant may see and call, by name."""
-    return tuple(sorted((d for d in definitions if decide(d, tenant, visible).allowed), key=lambda d: d.name))

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 import msgspec
 
 from harness.errors import StepRejected, UsageError
+from harness.kernel.encoding import resorted, to_json
 from harness.kernel.matching import digest_of
 from harness.kernel.ports import RiskLevel, ToolDefinition
 from harness.kernel.tenant import TenantContext
@@ -23,7 +24,6 @@ from harness.kernel.threads import in_thread
 
 OnUnknown = Literal["ask", "retry", "probe", "fail"]
 F = TypeVar("F", bound=Callable[..., Any])
-_encode = msgspec.json.Encoder(order="sorted").encode
 _CONTEXT_NAMES = frozenset({"artana_context", "harness_context"})
 
 
@@ -263,13 +263,11 @@ def canonical_arguments(arguments: object) -> bytes:
 
     Raises `StepRejected` for what is no JSON object.
     """
-    dump = getattr(arguments, "model_dump", None)
     try:
-        if callable(dump):
-            arguments = {**cast("dict[str, Any]", dump(mode="json")), **_extra(arguments)}
-        elif isinstance(arguments, str | bytes):
-            arguments = msgspec.json.decode(arguments)
-        data = _encode({} if arguments is None else arguments)
+        if isinstance(arguments, str | bytes):
+            data = resorted(arguments.encode() if isinstance(arguments, str) else arguments)
+        else:
+            data = to_json({} if arguments is None else arguments)
     except (TypeError, ValueError, RecursionError) as error:
         raise StepRejected(f"the arguments are no JSON object: {error}") from error
     if not data.startswith(b"{"):
@@ -277,23 +275,14 @@ def canonical_arguments(arguments: object) -> bytes:
     return data
 
 
-def _extra(arguments: object) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", getattr(arguments, "model_extra", None) or {})
-
-
 def result_bytes(name: str, result: Any) -> bytes:
     """A tool's result as JSON. A text that is itself a JSON object or array is taken as that; raises `TypeError`."""
-    if isinstance(result, str):
-        stripped = result.strip()
-        if stripped[:1] in ("{", "["):
-            try:
-                return bytes(msgspec.json.format(_encode(msgspec.json.decode(stripped)), indent=-1))
-            except (msgspec.DecodeError, UnicodeEncodeError):
-                pass
-    dump = getattr(result, "model_dump_json", None)
-    if callable(dump):
-        return cast("str", dump()).encode()
+    if isinstance(result, str) and result.strip()[:1] in ("{", "["):
+        try:
+            return resorted(result.encode())
+        except (msgspec.DecodeError, UnicodeEncodeError):
+            pass
     try:
-        return _encode(result)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"{name} returned {type(result).__name__}, which is no JSON: {error}") from error
+        return to_json(result)
+    except TypeError as error:
+        raise TypeError(f"{name} returned what is no JSON: {error}") from error

@@ -1,0 +1,100 @@
+"""One recorded step after another: the kernel. Import from here, not from the modules inside."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.kernel.kernel import Kernel
+    from harness.kernel.matching import ReplayPolicy
+    from harness.kernel.middleware import CapabilityGuardMiddleware, KernelMiddleware, ModelInvocation
+    from harness.kernel.policy import KernelPolicy
+    from harness.kernel.ports import (
+        Message,
+        MockModelPort,
+        ModelCallOptions,
+        ModelPort,
+        ModelRequest,
+        ModelResult,
+        ScriptedModelPort,
+        ToolCall,
+        ToolDefinition,
+        Usage,
+    )
+    from harness.kernel.results import (
+        ModelInput,
+        RunHandle,
+        RunStatus,
+        StepModelResult,
+        StepRecord,
+        StepToolResult,
+    )
+    from harness.kernel.tenant import TenantContext
+    from harness.kernel.tools import Probed, Tool, ToolExecutionContext, ToolRegistry
+
+_HOME = {
+    "CapabilityGuardMiddleware": "middleware",
+    "Kernel": "kernel",
+    "KernelMiddleware": "middleware",
+    "KernelPolicy": "policy",
+    "Message": "ports",
+    "MockModelPort": "ports",
+    "ModelCallOptions": "ports",
+    "ModelInput": "results",
+    "ModelInvocation": "middleware",
+    "ModelPort": "ports",
+    "ModelRequest": "ports",
+    "ModelResult": "ports",
+    "Probed": "tools",
+    "ReplayPolicy": "matching",
+    "RunHandle": "results",
+    "RunStatus": "results",
+    "ScriptedModelPort": "ports",
+    "StepModelResult": "results",
+    "StepRecord": "results",
+    "StepToolResult": "results",
+    "TenantContext": "tenant",
+    "Tool": "tools",
+    "ToolCall": "ports",
+    "ToolDefinition": "ports",
+    "ToolExecutionContext": "tools",
+    "ToolRegistry": "tools",
+    "Usage": "ports",
+}
+
+__all__ = [
+    "CapabilityGuardMiddleware",
+    "Kernel",
+    "KernelMiddleware",
+    "KernelPolicy",
+    "Message",
+    "MockModelPort",
+    "ModelCallOptions",
+    "ModelInput",
+    "ModelInvocation",
+    "ModelPort",
+    "ModelRequest",
+    "ModelResult",
+    "Probed",
+    "ReplayPolicy",
+    "RunHandle",
+    "RunStatus",
+    "ScriptedModelPort",
+    "StepModelResult",
+    "StepRecord",
+    "StepToolResult",
+    "TenantContext",
+    "Tool",
+    "ToolCall",
+    "ToolDefinition",
+    "ToolExecutionContext",
+    "ToolRegistry",
+    "Usage",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

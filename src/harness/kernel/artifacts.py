@@ -1,0 +1,73 @@
+"""What a run leaves for later: artifacts by key with all their versions, and summaries. Latest in O(1), verified."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from harness.errors import NotFound, PolicyDenied, Unproven
+from harness.kernel import records
+from harness.kernel.encoding import to_plain_json
+from harness.kernel.lifecycle import checked
+from harness.kernel.records import ArtifactSet, SummaryAppended
+from harness.kernel.runs import stream_of
+from harness.kernel.tenant import TenantContext
+from harness.ledger import Draft, Store, Write
+
+
+class Artifacts:
+    """Artifacts and summaries of runs."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def set(self, run_id: str, tenant: TenantContext, key: str, value: Any, schema_version: str | None) -> int:
+        """Record a new version; gives its sequence. Raises `TypeError` for what is no JSON."""
+        data = to_plain_json(value)
+        artifact = ArtifactSet(
+            name=key, digest=hashlib.sha256(data).hexdigest(), value=msgspec.Raw(data), schema_version=schema_version
+        )
+        return await self._append(run_id, tenant, records.ARTIFACT_SET, artifact, f"artifact::{key}")
+
+    async def get(self, run_id: str, key: str) -> Any:
+        """The newest version; None if there is none or it was erased. Raises `Unproven` if it is not what was recorded."""
+        event = await self._store.latest(stream_of(run_id), f"artifact::{key}")
+        if event is None or checked(event).erased:
+            return None
+        artifact = event.load(ArtifactSet)
+        data = bytes(artifact.value)
+        if hashlib.sha256(data).hexdigest() != artifact.digest:
+            raise Unproven(f"{event.ref}: artifact {key!r} does not match its digest", stream=event.stream, seq=event.seq)
+        return msgspec.json.decode(data)
+
+    async def keys(self, run_id: str) -> list[str]:
+        """The names of all artifacts of a run."""
+        events = await self._store.read(stream_of(run_id))
+        names = {event.key for event in events if event.type == records.ARTIFACT_SET and event.key is not None}
+        return sorted(name.removeprefix("artifact::") for name in names)
+
+    async def append_summary(
+        self, run_id: str, tenant: TenantContext, summary_type: str, summary: Any, step_key: str | None
+    ) -> int:
+        """Record a summary; gives its sequence. Raises `TypeError` for what is no JSON."""
+        record = SummaryAppended(summary_type=summary_type, summary=msgspec.Raw(to_plain_json(summary)), step_key=step_key)
+        return await self._append(run_id, tenant, records.SUMMARY_APPENDED, record, f"summary::{summary_type}")
+
+    async def latest_summary(self, run_id: str, summary_type: str) -> Any:
+        """The newest summary of this type; None if there is none or it was erased."""
+        event = await self._store.latest(stream_of(run_id), f"summary::{summary_type}")
+        if event is None or checked(event).erased:
+            return None
+        return msgspec.json.decode(bytes(event.load(SummaryAppended).summary))
+
+    async def _append(self, run_id: str, tenant: TenantContext, type_: str, payload: records.Record, key: str) -> int:
+        stream = stream_of(run_id)
+        status = await self._store.latest(stream, records.STATUS_KEY)
+        if status is None:
+            raise NotFound(f"no run {run_id!r} in {self._store.location}")
+        if status.tenant != tenant.tenant_id:
+            raise PolicyDenied(f"run {run_id!r} belongs to tenant {status.tenant!r}, not to {tenant.tenant_id!r}")
+        event = Draft(type=type_, payload=payload, key=key, tenant=tenant.tenant_id)
+        return (await self._store.append(Write(stream, (event,)))).first.seq

@@ -1,0 +1,173 @@
+"""The life of a run: start, pause, resume, block, cancel, finish, and where it stands.
+
+A status is changed by whoever may, without the run's lease, and takes effect before the next step is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import uuid4
+
+from harness.errors import Conflict, NotFound, RunExists, RunNotActive, Unproven, UsageError
+from harness.kernel import records
+from harness.kernel.records import RunChanged, RunStarted
+from harness.kernel.results import RunHandle, RunStatus
+from harness.kernel.runs import FINAL, STATUS_OF, RunState, stream_of
+from harness.kernel.steps import Steps
+from harness.kernel.tenant import TenantContext
+from harness.ledger import Chain, Draft, Event, Expect, Head, Statement, Store, Unique, Write
+
+# From which statuses a change may be made.
+_FROM: dict[str, frozenset[str]] = {
+    records.RUN_PAUSED: frozenset({"active"}),
+    records.RUN_RESUMED: frozenset({"paused"}),
+    records.RUN_BLOCKED: frozenset({"active", "paused"}),
+    records.RUN_UNBLOCKED: frozenset({"blocked"}),
+    records.RUN_CANCELLED: frozenset({"active", "paused", "blocked"}),
+    records.RUN_COMPLETED: frozenset({"active"}),
+    records.RUN_FAILED: frozenset({"active", "paused", "blocked"}),
+}
+_RETRIES = 20
+
+
+class Lifecycle:
+    """The lives of runs in one ledger."""
+
+    def __init__(self, store: Store, steps: Steps) -> None:
+        self._store = store
+        self._steps = steps
+
+    async def start(self, tenant: TenantContext, run_id: str | None, parent_run: str | None) -> RunHandle:
+        """Begin a run. Raises `RunExists`."""
+        run_id = run_id or uuid4().hex
+        if not _nameable(run_id):
+            raise UsageError(f"a run's id has 1 to 350 characters, none of them a space or control character: {run_id!r}")
+        run = RunState(run_id)
+        lease = await self._store.lease(run.lease)
+        token = lease.token + 1 if lease else 1
+        started = RunStarted(
+            tenant_id=tenant.tenant_id, holder=self._steps.leases.name, token=token, parent_run=parent_run,
+            capabilities=tuple(sorted(tenant.capabilities)), budget_usd_limit=tenant.budget_usd_limit,
+        )  # fmt: skip
+        event = Draft(type=records.RUN_STARTED, payload=started, key=records.STATUS_KEY, tenant=tenant.tenant_id)
+        try:
+            appended = await self._store.append(
+                Write(run.stream, (event,)), guards=[Expect(run.stream, 0), self._steps.leases.taking(run, token)]
+            )
+        except Conflict as error:
+            raise RunExists(f"run {run_id!r} exists already; load it with load_run, or choose another id") from error
+        run.fold(appended.first)
+        self._steps.leases.taken(run, token)
+        self._steps.keep(run)
+        self._steps.passes.pop(run_id, None)
+        return RunHandle(run_id=run_id, tenant_id=tenant.tenant_id, parent_run=parent_run)
+
+    async def change(
+        self, run_id: str, type_: str, *, reason: str = "", by: str = "", context: Any = None, human_input: Any = None
+    ) -> int:
+        """Change a run's status; gives the event's sequence. Raises `RunNotActive` if the present status forbids it."""
+        stream = stream_of(run_id)
+        changed = RunChanged(reason=reason, by=by, context=context, human_input=human_input)
+        for _ in range(_RETRIES):
+            event = await self._status_event(run_id)
+            status = STATUS_OF[event.type]
+            if status not in _FROM[type_]:
+                raise RunNotActive(f"run {run_id!r} is {status}, so it cannot become {STATUS_OF[type_]} by {type_!r}")
+            draft = Draft(type=type_, payload=changed, key=records.STATUS_KEY, tenant=event.tenant, parent=event.ref)
+            try:  # one change follows each status, whoever is faster
+                appended = await self._store.append(Write(stream, (draft,)), guards=[Unique(f"run-status/{event.ref}")])
+            except Conflict:
+                continue
+            if STATUS_OF[type_] in FINAL:
+                await self._over(run_id)
+            return appended.first.seq
+        raise RunNotActive(f"the status of run {run_id!r} is being changed all the time")
+
+    async def _over(self, run_id: str) -> None:
+        """Nothing more is executed: money and lease go back."""
+        run = self._steps.runs.get(run_id)
+        if run is not None and run.idle and run.held:
+            await self._steps.purse.give_back(run)
+            await self._steps.leases.give_back(run)
+
+    async def _status_event(self, run_id: str) -> Event:
+        event = await self._store.latest(stream_of(run_id), records.STATUS_KEY)
+        if event is None:
+            raise NotFound(f"no run {run_id!r} in {self._store.location}")
+        checked(event)
+        return event
+
+    async def status(self, run_id: str) -> RunStatus:
+        """Where a run stands, without reading its steps. Raises `NotFound`, `Unproven`."""
+        event = await self._status_event(run_id)
+        head = await self._store.head(event.stream)
+        first = event if event.seq == 1 else await self._store.event(event.stream, 1)
+        assert head is not None and first is not None  # noqa: PT018 - it has an event, so it has these
+        return _status(event, head, first.ts)
+
+    async def human_input(self, run_id: str) -> Any:
+        """What a human said when the run was resumed last; None if it was not."""
+        event = await self._status_event(run_id)
+        return event.load(RunChanged).human_input if event.type == records.RUN_RESUMED and not event.erased else None
+
+    async def active(self, tenant_id: str | None) -> list[RunStatus]:
+        """The runs that are not over, the oldest first."""
+        self._store.register(RUNS_VIEW)
+        sql = "SELECT id FROM runs WHERE over = 0"
+        rows = await self._store.query(
+            RUNS_VIEW, f"{sql}{'' if tenant_id is None else ' AND tenant = ?'} ORDER BY started, id",
+            *(() if tenant_id is None else (tenant_id,)),
+        )  # fmt: skip
+        return [await self.status(str(row[0])) for row in rows]
+
+
+def _nameable(run_id: str) -> bool:
+    return len(run_id.encode("utf-8", "surrogatepass")) <= 350 and all(c > " " and c != "\x7f" for c in run_id)
+
+
+def _status(event: Event, head: Head, started_us: int) -> RunStatus:
+    status = STATUS_OF[event.type]
+    reason = "" if event.erased or event.type == records.RUN_STARTED else event.load(RunChanged).reason
+    return RunStatus(
+        run_id=event.stream.partition("/")[2], tenant_id=event.tenant, status=status, reason=reason, last_seq=head.seq,
+        started_us=started_us, changed_us=event.ts, updated_us=head.ts,
+    )  # fmt: skip
+
+
+def checked(event: Event) -> Event:
+    """The event, if its own hash verifies. Raises `Unproven`."""
+    chain = Chain(event.stream)
+    chain.seq, chain.hash = event.seq - 1, event.prev
+    chain.add_event(event)
+    if chain.problems:
+        problem = chain.problems[0]
+        raise Unproven(f"{event.ref}: {problem.detail}", stream=event.stream, seq=event.seq, kind=problem.kind)
+    return event
+
+
+class RunsView:
+    """One row for each run."""
+
+    name = "runs"
+    tables: tuple[str, ...] = ("runs",)
+    ddl: tuple[str, ...] = (
+        "CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, tenant TEXT NOT NULL, started INTEGER NOT NULL,"
+        " over INTEGER NOT NULL)",
+        "CREATE INDEX IF NOT EXISTS runs_by_over ON runs (over, started)",
+    )
+    prefixes: tuple[str, ...] = ("run/",)
+
+    def fold(self, event: Event) -> Iterable[Statement]:
+        """A run's row; an erased event still says by its type what happened."""
+        status = STATUS_OF.get(event.type)
+        if status is None:
+            return []
+        id_ = event.stream.partition("/")[2]
+        if event.type == records.RUN_STARTED:
+            row = (id_, event.tenant, event.ts, 0)
+            return [("INSERT INTO runs VALUES (?,?,?,?) ON CONFLICT (id) DO NOTHING", row)]
+        return [("UPDATE runs SET over = ? WHERE id = ?", (int(status in FINAL), id_))]
+
+
+RUNS_VIEW = RunsView()

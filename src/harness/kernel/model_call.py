@@ -1,0 +1,323 @@
+"""Asking a model: attempt by attempt, within the budget, each attempt and its end recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import msgspec
+
+from harness.errors import BudgetExceeded, HarnessError, ModelError, ModelUnavailable, StepFailed, StepRejected, UsageError
+from harness.kernel import matching, records, replay
+from harness.kernel.middleware import Stack
+from harness.kernel.outputs import OutputType, read_answer
+from harness.kernel.ports import Message, ModelCallOptions, ModelPort, ModelRequest, ModelResult, OutputSchema, Usage
+from harness.kernel.records import Answer, ModelInputs, StepEnded, StepStarted
+from harness.kernel.results import StepModelResult
+from harness.kernel.runs import Entry, RunState
+from harness.kernel.steps import Announcement, Steps
+from harness.kernel.tenant import TenantContext
+from harness.kernel.toolsets import Toolset
+from harness.ledger import Appended, Draft, Guard
+from harness.spend import cost_micro_usd, estimate_micro_usd, price_of
+
+_NOTHING = Answer()
+_PROBABLE_MICRO_USD = 1  # what a call is thought to cost that nobody has a price for
+
+
+@dataclass(slots=True, kw_only=True)
+class Ask:
+    """One call of `step_model`."""
+
+    tenant: TenantContext
+    step: str
+    model: str
+    messages: tuple[Message, ...]
+    schema: OutputSchema | None
+    expected: OutputType
+    options: ModelCallOptions
+    toolset: Toolset
+    visible: tuple[str, ...] | None
+    policy: str
+    retry_failed: bool
+    parent: str | None = None
+    core: str = ""
+    input: str = ""
+
+    def hash(self) -> None:
+        """Compute the hashes of the inputs."""
+        self.core = matching.core_hash(
+            model=self.model, options=self.options, output_schema=self.expected.digest, visible=self.visible
+        )
+        self.input = matching.model_input_hash(self.core, self.messages)
+
+    def inputs(self) -> ModelInputs:
+        """What is recorded of them."""
+        return ModelInputs(
+            model=self.model, messages=self.messages, options=self.options, output_schema=self.expected.digest,
+            tools=self.toolset.digest, visible=self.visible,
+        )  # fmt: skip
+
+
+class Caller:
+    """What all executions of one kernel share: the port, the hooks, what calls have cost."""
+
+    def __init__(self, steps: Steps, port: ModelPort | None, stack: Stack) -> None:
+        self.steps = steps
+        self.stack = stack
+        self._port = port
+        self._dearest: dict[str, int] = {}  # call of each model so far, micro-USD
+
+    async def reject(self, run: RunState, ask: Ask, error: Exception) -> None:
+        """Record a refusal."""
+        reason = "budget" if isinstance(error, BudgetExceeded) else "middleware"
+        await self.steps.reject(run, ask.step, kind="model", name=ask.model, input_hash=ask.input, reason=reason, error=error)
+
+    def cost(self, model: str, usage: Usage) -> int:
+        """What a call cost, in micro-USD; 0 if nobody knows."""
+        if usage.cost_usd is not None:
+            cost = math.ceil(round(usage.cost_usd * 1_000_000, 3))
+        else:
+            price = price_of(model, self.steps.policy.prices)
+            cost = 0 if price is None else cost_micro_usd(
+                price, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens,
+                cache_read_tokens=usage.cache_read_tokens, cache_write_tokens=usage.cache_write_tokens,
+            )  # fmt: skip
+        if cost > self._dearest.get(model, 0):
+            self._dearest[model] = cost
+        return cost
+
+    def estimate(self, ask: Ask) -> int:
+        """What a call may cost: by its price, else as much as the dearest call so far, and never nothing."""
+        price = price_of(ask.model, self.steps.policy.prices)
+        if price is None:
+            return self._dearest.get(ask.model, _PROBABLE_MICRO_USD)
+        characters = sum(len(message.text) for message in ask.messages)
+        longest = ask.options.max_tokens or self.steps.policy.estimated_output_tokens
+        return max(1, estimate_micro_usd(price, prompt_characters=characters, max_output_tokens=longest))
+
+    async def complete(self, run: RunState, ask: Ask) -> ModelResult:
+        """Ask the model once."""
+        if self._port is None:
+            raise UsageError("this kernel has no model port; give Kernel(model_port=…) one")
+        request = ModelRequest(
+            model=ask.model, messages=ask.messages, allowed_tools=ask.toolset.definitions, output_schema=ask.schema,
+            options=ask.options, run_id=run.run_id,
+        )  # fmt: skip
+        if ask.options.timeout is None:
+            return await self._port.complete(request)
+        with anyio.move_on_after(ask.options.timeout):
+            return await self._port.complete(request)
+        raise ModelUnavailable(f"{ask.model} gave no answer within {ask.options.timeout:g} s")
+
+
+def result_of(
+    run: RunState, ask: Ask, seq: int, ended: StepEnded, *, drift: tuple[str, ...] = (), fresh: tuple[Any] | None = None
+) -> StepModelResult:
+    """What the caller gets; `fresh` holds the output of a call that was made just now."""
+    answer = ended.answer or _NOTHING
+    output = fresh[0] if fresh is not None else _restored(ask, bytes(answer.output))
+    return StepModelResult(
+        run_id=run.run_id, seq=seq, output=output, text=records.text_of(answer), usage=answer.usage, tool_calls=answer.tool_calls,
+        stop_reason=answer.stop_reason, model=answer.model, native=answer.native, step=ask.step, attempt=ended.attempt,
+        cost_usd=ended.cost / 1_000_000, replayed=fresh is None, replayed_with_drift=bool(drift), drift_fields=drift,
+    )  # fmt: skip
+
+
+def _restored(ask: Ask, data: bytes) -> Any:
+    return ask.expected.restore(data) if data else None
+
+
+class Execution:
+    """One step being executed: attempts until one ends it."""
+
+    def __init__(self, caller: Caller, run: RunState, ask: Ask, entry: Entry | None) -> None:
+        self._caller = caller
+        self._steps = caller.steps
+        self._run = run
+        self._ask = ask
+        self._attempt, self._not_before_us = _attempts(run, ask, entry)
+        self._pending: list[Draft] = []  # to be written before the next event of this step
+        if entry is not None and entry.type == records.STEP_STARTED:
+            lost = self._steps.purse.settle_lost(run, ask.step)
+            interrupted = records.StepInterrupted(attempt=entry.attempt, reason="crash", cost=lost)
+            self._pending.append(self._steps.draft(run, records.STEP_INTERRUPTED, interrupted, ask.step))
+
+    async def run(self) -> StepModelResult:
+        """Attempts, until one ends the step."""
+        last = self._attempt + self._steps.policy.model_attempts
+        clock = self._steps.store.clock
+        while True:
+            wait_us = self._not_before_us - clock.now_us()
+            if wait_us > 0:
+                await clock.sleep(wait_us / 1_000_000)
+            self._attempt += 1
+            result = await self._once(may_retry=self._attempt < last)
+            if result is not None:
+                return result
+
+    async def _once(self, *, may_retry: bool) -> StepModelResult | None:
+        run, ask = self._run, self._ask
+        reserved = await self._admit()
+        inputs = self._shortened(ask.inputs())
+        started = StepStarted(
+            kind="model", name=ask.model, input=ask.input, core=ask.core, attempt=self._attempt, model=inputs, reserved=reserved
+        )
+        self._note_toolset()
+        announcement = Announcement(
+            self._steps, run, (*self._pending, self._draft(records.STEP_STARTED, started)), after_seconds=0
+        )
+        result: ModelResult | None = None
+        try:
+            result = await self._caller.complete(run, ask)
+            output, raw = read_answer(result, ask.expected)
+            await self._caller.stack.after_model(
+                run_id=run.run_id, tenant=ask.tenant, model=ask.model, usage=result.usage, output=output,
+                tool_calls=result.tool_calls,
+            )  # fmt: skip
+        except Exception as error:
+            cost = 0 if result is None else self._caller.cost(ask.model, result.usage)
+            if may_retry and isinstance(error, ModelUnavailable):
+                await self._retry(announcement, started, error, cost)
+                return None
+            await self._fail(announcement, started, error, cost)
+            if isinstance(error, ModelError):
+                raise
+            raise StepFailed(replay.failure_text(ask.model, type(error).__name__, str(error))) from error
+        except BaseException:
+            self._interrupt(announcement, started)
+            raise
+        return await self._complete(announcement, started, result, output, raw)
+
+    async def _admit(self) -> int:
+        """Everything that may refuse the call. Gives what was reserved for it."""
+        run, ask = self._run, self._ask
+        reserved = 0
+        try:
+            reserved = await self._steps.purse.reserve(run, ask.tenant, self._caller.estimate(ask))
+            await self._caller.stack.before_model(
+                run_id=run.run_id, tenant=ask.tenant, model=ask.model, reserved_usd=reserved / 1_000_000
+            )
+        except Exception as error:
+            self._steps.purse.settle(run, reserved=reserved, cost=0)
+            if not isinstance(error, HarnessError) or isinstance(error, StepRejected):
+                await self._caller.reject(run, ask, error)
+            raise
+        return reserved
+
+    # What is written
+
+    def _draft(self, type_: str, payload: records.Record) -> Draft:
+        return self._steps.draft(self._run, type_, payload, self._ask.step, self._ask.parent)
+
+    def _note_toolset(self) -> None:
+        toolset = self._ask.toolset
+        if toolset.digest and toolset.digest not in self._run.toolsets:
+            self._run.toolsets[toolset.digest] = dict(toolset.signatures)
+            recorded = records.ToolsetRecorded(digest=toolset.digest, tools=dict(toolset.signatures))
+            self._steps.submit(self._run, self._steps.draft(self._run, records.TOOLSET_RECORDED, recorded, None))
+
+    def _shortened(self, inputs: ModelInputs) -> ModelInputs:
+        """The inputs without the beginning of the conversation that an earlier event of this run holds."""
+        if len(inputs.messages) < 2:
+            self._prefix = b""
+            return inputs
+        digests = matching.prefix_digests(inputs.messages)
+        self._prefix = digests[-1]
+        for index in range(len(digests) - 1, -1, -1):
+            known = self._run.prefixes.get(digests[index])
+            if known is not None:
+                base, keep = known[0], index + 1
+                return msgspec.structs.replace(inputs, messages=inputs.messages[keep:], base=base, keep=keep)
+        return inputs
+
+    async def _write(
+        self, announcement: Announcement, started: StepStarted, drafts: list[Draft], guards: tuple[Guard, ...]
+    ) -> Appended:
+        """Write the end of an attempt, after whatever is still to be written before it."""
+        if announcement.written is not None:
+            appended = await self._steps.write(self._run, *drafts, guards=guards)
+            seq = (await announcement.written).last.seq
+        else:
+            appended = await self._steps.write(self._run, *self._pending, *drafts, guards=guards)
+            seq = appended.events[-len(drafts)].seq
+        self._pending = []
+        if self._prefix:
+            self._run.prefixes[self._prefix] = (seq, started.model.keep + len(started.model.messages) if started.model else 0)
+        return appended
+
+    def _ended(self, started: StepStarted, announced: bool, cost: int, overdraft: int) -> StepEnded:
+        ask = self._ask
+        return StepEnded(
+            kind="model", name=ask.model, input=ask.input, core=ask.core, attempt=self._attempt, tools=ask.toolset.digest,
+            cost=cost, overdraft=overdraft,
+            started=None if announced else StepStarted(kind="model", name=ask.model, model=started.model),
+        )  # fmt: skip
+
+    async def _complete(
+        self, announcement: Announcement, started: StepStarted, result: ModelResult, output: Any, raw: bytes | None
+    ) -> StepModelResult:
+        announced = announcement.close()
+        cost = self._caller.cost(self._ask.model, result.usage)
+        overdraft, guards = self._steps.purse.settle(self._run, reserved=started.reserved, cost=cost)
+        same = raw is not None and result.text.encode(errors="replace") == raw
+        answer = Answer(
+            output=records.raw(raw), text="" if same else result.text, text_is_output=same, tool_calls=result.tool_calls,
+            usage=result.usage, stop_reason=result.stop_reason, model=result.model, native=result.native,
+        )  # fmt: skip
+        ended = msgspec.structs.replace(self._ended(started, announced, cost, overdraft), answer=answer)
+        appended = await self._write(announcement, started, [self._draft(records.STEP_COMPLETED, ended)], guards)
+        self._steps.end(self._run, self._ask.step, appended.last)
+        return result_of(self._run, self._ask, appended.last.seq, ended, fresh=(output,))
+
+    async def _fail(self, announcement: Announcement, started: StepStarted, error: Exception, cost: int) -> None:
+        announced = announcement.close()
+        overdraft, guards = self._steps.purse.settle(self._run, reserved=started.reserved, cost=cost)
+        ended = msgspec.structs.replace(
+            self._ended(started, announced, cost, overdraft), error=type(error).__name__, message=str(error)
+        )
+        appended = await self._write(announcement, started, [self._draft(records.STEP_FAILED, ended)], guards)
+        self._steps.end(self._run, self._ask.step, appended.last)
+
+    async def _retry(self, announcement: Announcement, started: StepStarted, error: Exception, cost: int) -> None:
+        announced = announcement.close()
+        overdraft, guards = self._steps.purse.settle(self._run, reserved=started.reserved, cost=cost)
+        seconds = self._steps.policy.retry_seconds(self._attempt)
+        self._not_before_us = self._steps.store.clock.now_us() + round(seconds * 1_000_000)
+        retried = records.StepRetried(
+            attempt=self._attempt, error=type(error).__name__, message=str(error), next_at_us=self._not_before_us, cost=cost,
+            overdraft=overdraft,
+        )  # fmt: skip
+        drafts = [] if announced else [self._draft(records.STEP_STARTED, started)]
+        appended = await self._write(announcement, started, [*drafts, self._draft(records.STEP_RETRIED, retried)], guards)
+        event = appended.last
+        self._run.steps[self._ask.step] = Entry(event.type, event.seq, event.data, None, self._attempt)
+
+    def _interrupt(self, announcement: Announcement, started: StepStarted) -> None:
+        """The call is being cancelled: say so without waiting."""
+        announced = announcement.close()
+        overdraft, guards = self._steps.purse.settle(self._run, reserved=started.reserved, cost=started.reserved)
+        interrupted = records.StepInterrupted(
+            attempt=self._attempt, reason="cancelled", cost=started.reserved, overdraft=overdraft
+        )
+        drafts = [] if announced else [*self._pending, self._draft(records.STEP_STARTED, started)]
+        self._run.steps[self._ask.step] = Entry(records.STEP_INTERRUPTED, self._run.seen, None, None, self._attempt)
+        with contextlib.suppress(HarnessError):
+            self._steps.submit(self._run, *drafts, self._draft(records.STEP_INTERRUPTED, interrupted), guards=guards)
+
+
+def _attempts(run: RunState, ask: Ask, entry: Entry | None) -> tuple[int, int]:
+    """How many attempts were made before, and when the next one may be made."""
+    if entry is None or entry.data is None:
+        return (entry.attempt if entry else 0), 0
+    match entry.type:
+        case records.STEP_RETRIED:
+            retried = msgspec.json.decode(entry.data, type=records.StepRetried)
+            return retried.attempt, retried.next_at_us
+        case records.STEP_FAILED:
+            return replay.recorded_end(run, ask.step, entry).attempt, 0
+        case _:
+            return entry.attempt, 0

@@ -1,0 +1,107 @@
+"""A model step: recall it if it is the one that was recorded, else execute it."""
+
+from __future__ import annotations
+
+from harness.errors import ReplayConsistencyError
+from harness.kernel import history, matching, records, replay
+from harness.kernel.matching import Match
+from harness.kernel.middleware import ModelInvocation
+from harness.kernel.model_call import Ask, Caller, Execution, result_of
+from harness.kernel.records import StepEnded
+from harness.kernel.results import StepModelResult, newest_prompt
+from harness.kernel.runs import Entry, RunState
+
+
+class ModelSteps:
+    """Model steps of one kernel."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._steps = caller.steps
+        self._stack = caller.stack
+
+    async def step(self, run: RunState, ask: Ask) -> StepModelResult:
+        """Recall or execute the step."""
+        ask.hash()
+        if self._stack.prepares_models:
+            await self._prepare(run, ask)
+
+        async def recall(entry: Entry) -> StepModelResult | None:
+            return await self._recall(run, ask, entry)
+
+        async def execute(entry: Entry | None) -> StepModelResult:
+            return await Execution(self._caller, run, ask, entry).run()
+
+        return await self._steps.once(run, ask.step, recall, execute)
+
+    async def _prepare(self, run: RunState, ask: Ask) -> None:
+        invocation = ModelInvocation(
+            run_id=run.run_id, tenant=ask.tenant, model=ask.model, prompt=newest_prompt(ask.messages), messages=ask.messages,
+            allowed_tools=ask.toolset.definitions, options=ask.options,
+        )  # fmt: skip
+        try:
+            invocation = await self._stack.prepare_model(invocation)
+        except Exception as error:
+            await self._refuse(run, ask, error)
+            raise
+        ask.model, ask.messages, ask.options = invocation.model, invocation.messages, invocation.options
+        ask.hash()
+
+    async def _refuse(self, run: RunState, ask: Ask, error: Exception) -> None:
+        async def over(entry: Entry) -> bool | None:
+            return True if entry.type in (records.STEP_COMPLETED, records.STEP_FAILED) else None
+
+        async def record(_: Entry | None) -> bool:
+            await self._caller.reject(run, ask, error)
+            return True
+
+        await self._steps.once(run, ask.step, over, record)
+
+    # Recalling
+
+    async def _recall(self, run: RunState, ask: Ask, entry: Entry) -> StepModelResult | None:
+        if entry.type not in (records.STEP_COMPLETED, records.STEP_FAILED):
+            return None
+        ended = replay.recorded_end(run, ask.step, entry)
+        if ended.kind != "model":
+            raise replay.other_kind(run, ask.step, ended.kind, "model")
+        failed = entry.type == records.STEP_FAILED
+        if failed and ask.retry_failed:
+            return None
+        drift = () if ended.input == ask.input and ended.tools == ask.toolset.digest else await self._drift(run, ask, ended)
+        if failed:
+            replay.raise_failure(ended)
+        return result_of(run, ask, entry.seq, ended, drift=drift)
+
+    async def _drift(self, run: RunState, ask: Ask, ended: StepEnded) -> tuple[str, ...]:
+        """What changed that the replay policy allows. Raises `ReplayConsistencyError` for anything else."""
+        match = matching.compare(recorded_input=ended.input, recorded_core=ended.core, input=ask.input, core=ask.core)
+        tools = matching.changed_tools(run.toolsets.get(ended.tools, {}), ask.toolset.signatures)
+        if match is Match.SAME and not tools:
+            return ()
+        if match is Match.PROMPT_DRIFT and not tools and ask.policy == "allow_prompt_drift":
+            await self._note_drift(run, ask, ended)
+            return ("prompt",)
+        raise await self._inconsistent(run, ask, ended, tools)
+
+    async def _note_drift(self, run: RunState, ask: Ask, ended: StepEnded) -> None:
+        place = (ask.step, ask.input)
+        if place not in run.drifts:
+            if not self._steps.leases.sure(run):
+                await self._steps.leases.hold(run, "")
+            run.drifts.add(place)
+            drifted = records.StepDrifted(recorded_input=ended.input, input=ask.input, fields=("prompt",))
+            await self._steps.write(run, self._steps.draft(run, records.STEP_DRIFTED, drifted, ask.step))
+
+    async def _inconsistent(self, run: RunState, ask: Ask, ended: StepEnded, tools: tuple[str, ...]) -> ReplayConsistencyError:
+        started = await history.started(self._steps.store, run.stream, ask.step, ended)
+        before, now = started.model if started else None, ask.inputs()
+        fields = (*matching.changed_fields(before, now), *tools) if before is not None else ("input", *tools)
+        where = matching.difference(fields[0], before, now) if before is not None and fields and fields[0] not in tools else ""
+        where = where or ", ".join(fields)
+        return ReplayConsistencyError(
+            f"step {ask.step!r} of run {run.run_id!r} was recorded with other inputs ({', '.join(fields)}); {where}."
+            " Give it another step_key, or undo the change",
+            fields=fields,
+            difference=where,
+        )

@@ -1,0 +1,208 @@
+"""What model steps and tool steps share: the right to execute, announcing, ending, rejecting.
+
+Everything a step writes passes through here, under the run's lease. Knows nothing of models or tools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar, cast
+
+import anyio
+
+from harness.errors import Fenced, HarnessError, PolicyDenied, RunNotActive
+from harness.kernel import records, replay
+from harness.kernel.identity import Ordinals, Scope, step_id
+from harness.kernel.leases import Leases
+from harness.kernel.money import Purse
+from harness.kernel.policy import KernelPolicy
+from harness.kernel.records import Kind, Reason
+from harness.kernel.runs import FINAL, STATUS_OF, Entry, RunState
+from harness.kernel.tenant import TenantContext
+from harness.ledger import Appended, Draft, Event, Guard, Store, Write
+
+T = TypeVar("T")
+
+_MAX_RUNS = 256
+
+
+class Steps:
+    """The runs of one kernel object, and their steps."""
+
+    def __init__(self, store: Store, policy: KernelPolicy) -> None:
+        self.store = store
+        self.policy = policy
+        self.runs: dict[str, RunState] = {}
+        self.passes: dict[str, Ordinals] = {}  # they outlive a run that is forgotten or read anew
+        self.leases = Leases(store, self.runs, lease_seconds=policy.lease_seconds, wait_seconds=policy.lease_wait_seconds)
+        self.purse = Purse(store, self.runs.values, lambda run, draft, guard: self.write(run, draft, guards=(guard,)))
+        self._opening: dict[str, anyio.Lock] = {}
+
+    # Opening
+
+    async def open(self, run_id: str) -> RunState:
+        """The run, read and verified once. Raises `NotFound`, or `Unproven` if its chain does not verify."""
+        run = self.runs.get(run_id)
+        if run is None:
+            try:
+                async with self._opening.setdefault(run_id, anyio.Lock()):
+                    run = self.runs.get(run_id)
+                    if run is None:
+                        run = await replay.load(self.store, run_id)
+                        self.keep(run)
+            finally:
+                self._opening.pop(run_id, None)
+        return run
+
+    def keep(self, run: RunState) -> None:
+        """Know a run from now on. When there are too many, an idle one that owes nothing is forgotten."""
+        if len(self.runs) >= _MAX_RUNS:
+            for old in list(self.runs.values()):
+                if old.idle and not self.leases.sure(old) and not old.slice.unspent:
+                    del self.runs[old.run_id]
+                    break
+        self.runs[run.run_id] = run
+
+    def allot(self, run_id: str, scope: Scope, name: str, step_key: str | None) -> str:
+        """The id of a step that is called now."""
+        ordinals = self.passes.get(run_id)
+        if ordinals is None:
+            ordinals = self.passes[run_id] = Ordinals()
+        return ordinals.allot(scope, name, step_key)
+
+    def check_tenant(self, run: RunState, tenant: TenantContext) -> None:
+        """Refuse a run of another tenant."""
+        if run.tenant_id != tenant.tenant_id:
+            raise PolicyDenied(f"run {run.run_id!r} belongs to tenant {run.tenant_id!r}, not to {tenant.tenant_id!r}")
+
+    # The right to execute
+
+    async def once(
+        self,
+        run: RunState,
+        step: str,
+        recall: Callable[[Entry], Awaitable[T | None]],
+        execute: Callable[[Entry | None], Awaitable[T]],
+    ) -> T:
+        """The recorded end of a step, or execute it: never twice at once, here or in another kernel.
+
+        `recall` gives what is recorded, raises what is recorded, or gives None if the step is still to be executed.
+        """
+        while True:
+            if step in run.inflight:
+                await self._over(run, step)
+                continue
+            entry = run.steps.get(step)
+            if entry is not None:
+                recorded = await recall(entry)
+                if recorded is not None:
+                    return recorded
+                if step in run.inflight or run.steps.get(step) is not entry:
+                    continue
+            run.inflight[step] = None
+            try:
+                if not self.leases.sure(run):
+                    await self.leases.hold(run, step)
+                    if not run.held or run.steps.get(step) is not entry:
+                        continue
+                await self._check_active(run)
+                return await execute(entry)
+            except Fenced:
+                run.let_go()
+                self.runs.pop(run.run_id, None)
+                raise
+            finally:
+                waiting = run.inflight.pop(step, None)
+                if waiting is not None:
+                    waiting.set()
+
+    async def _over(self, run: RunState, step: str) -> None:
+        """Until the same step, which is being executed by another task here, has ended."""
+        waiting = run.inflight[step]
+        if waiting is None:
+            waiting = run.inflight[step] = asyncio.Event()
+        await waiting.wait()
+
+    async def _check_active(self, run: RunState) -> None:
+        event = await self.store.latest(run.stream, records.STATUS_KEY)
+        if event is not None and event.seq != run.status_seq:
+            run.status = STATUS_OF.get(event.type, run.status)
+            run.status_seq = event.seq
+        if run.status != "active":
+            reason = event.load(records.RunChanged).reason if event is not None and not event.erased else ""
+            after = "it is over" if run.status in FINAL else "resume or unblock it first"
+            raise RunNotActive(f"run {run.run_id!r} is {run.status}{f' ({reason})' if reason else ''}; {after}")
+
+    # Writing
+
+    async def write(self, run: RunState, *drafts: Draft, guards: Sequence[Guard] = ()) -> Appended:
+        """Append to the run, under its lease."""
+        appended = await self.store.append(Write(run.stream, drafts), guards=(run.fence, *guards))
+        _seen(run, appended)
+        return appended
+
+    def submit(self, run: RunState, *drafts: Draft, guards: Sequence[Guard] = ()) -> Awaitable[Appended]:
+        """Append to the run without waiting, for one who is being cancelled or who has more to do."""
+        future = cast("asyncio.Future[Appended]", self.store.submit(Write(run.stream, drafts), guards=(run.fence, *guards)))
+        future.add_done_callback(lambda done: None if done.cancelled() or done.exception() else _seen(run, done.result()))
+        return future
+
+    def draft(self, run: RunState, type_: str, payload: records.Record, step: str | None, parent: str | None = None) -> Draft:
+        """An event of a step."""
+        return Draft(type=type_, payload=payload, key=step, parent=parent, tenant=run.tenant_id)
+
+    def end(self, run: RunState, step: str, event: Event) -> None:
+        """A step has ended by this event."""
+        run.steps[step] = Entry(event.type, event.seq, event.data)
+
+    def parent_of(self, run: RunState, scope: Scope, parent: str | None) -> str | None:
+        """The newest event of the step that led to this one, as `stream#seq`."""
+        entry = None if parent is None else run.steps.get(step_id(scope, parent))
+        return None if entry is None else f"{run.stream}#{entry.seq}"
+
+    async def reject(
+        self, run: RunState, step: str, *, kind: Kind, name: str, input_hash: str, reason: Reason, error: Exception,
+        arguments: bytes | None = None, tool_version: str = "",
+    ) -> None:  # fmt: skip
+        """Record that a step was refused before it was executed, unless just that is recorded."""
+        rejected = records.StepRejected(
+            kind=kind, name=name, input=input_hash, reason=reason, error=type(error).__name__, message=str(error),
+            tool_version=tool_version, arguments=records.raw(arguments),
+        )  # fmt: skip
+        if not replay.same_rejection(run.steps.get(step), rejected):
+            appended = await self.write(run, self.draft(run, records.STEP_REJECTED, rejected, step))
+            self.end(run, step, appended.last)
+
+
+def _seen(run: RunState, appended: Appended) -> None:
+    if appended.last.seq > run.seen:
+        run.seen = appended.last.seq
+
+
+class Announcement:
+    """`step.started` of a call without a side effect: written only if the call does not end at once.
+
+    Nobody waits for it. A call that ends before it was written carries it in its end.
+    """
+
+    __slots__ = ("_drafts", "_handle", "_run", "_steps", "written")
+
+    def __init__(self, steps: Steps, run: RunState, drafts: tuple[Draft, ...], *, after_seconds: float) -> None:
+        self._steps = steps
+        self._run = run
+        self._drafts = drafts
+        self.written: Awaitable[Appended] | None = None
+        loop = asyncio.get_running_loop()
+        self._handle = loop.call_later(after_seconds, self._write) if after_seconds else loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        try:
+            self.written = self._steps.submit(self._run, *self._drafts)
+        except HarnessError:  # the end of the step will meet the same
+            return
+
+    def close(self) -> bool:
+        """The call is over. Gives whether the announcement was written."""
+        self._handle.cancel()
+        return self.written is not None

@@ -1,0 +1,137 @@
+"""A tool step: recall it if it is the one that was recorded, settle it if its outcome is unknown, else execute it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from harness.errors import ReplayConsistencyError, StepRejected
+from harness.kernel import history, matching, records, replay
+from harness.kernel.records import StepEnded, StepStarted
+from harness.kernel.results import StepToolResult, decoded
+from harness.kernel.runs import Entry, RunState
+from harness.kernel.tool_call import ToolAsk, ToolCalls, result_of
+from harness.kernel.tools import canonical_arguments
+from harness.kernel.unknown import Unknowns
+from harness.ledger import Draft
+
+
+class ToolSteps:
+    """Tool steps of one kernel."""
+
+    def __init__(self, calls: ToolCalls, unknowns: Unknowns) -> None:
+        self._calls = calls
+        self._steps = calls.steps
+        self._stack = calls.stack
+        self._unknowns = unknowns
+
+    async def step(self, run: RunState, ask: ToolAsk, arguments: object) -> StepToolResult:
+        """Recall or execute the step."""
+        await self._take(run, ask, arguments)
+
+        async def recall(entry: Entry) -> StepToolResult | None:
+            return await self._recall(run, ask, entry)
+
+        async def execute(entry: Entry | None) -> StepToolResult:
+            return await self._execute(run, ask, entry)
+
+        return await self._steps.once(run, ask.step, recall, execute)
+
+    async def _take(self, run: RunState, ask: ToolAsk, arguments: object) -> None:
+        try:
+            ask.take(canonical_arguments(arguments))
+        except StepRejected as error:
+            await self._refuse(run, ask, error)
+            raise
+        if self._stack.prepares_tools:
+            try:
+                prepared = await self._stack.prepare_tool_request(
+                    run_id=run.run_id, tenant=ask.tenant, tool_name=ask.name, arguments_json=ask.arguments_json.decode()
+                )
+                ask.take(canonical_arguments(prepared))
+            except Exception as error:
+                await self._refuse(run, ask, error)
+                raise
+
+    async def _refuse(self, run: RunState, ask: ToolAsk, error: Exception) -> None:
+        async def over(entry: Entry) -> bool | None:
+            return True if entry.type != records.STEP_REJECTED else None
+
+        async def record(_: Entry | None) -> bool:
+            await self._calls.reject(run, ask, "arguments" if isinstance(error, StepRejected) else "middleware", error)
+            return True
+
+        await self._steps.once(run, ask.step, over, record)
+
+    # Recalling
+
+    async def _recall(self, run: RunState, ask: ToolAsk, entry: Entry) -> StepToolResult | None:
+        if entry.type == records.STEP_REJECTED:
+            if ask.replay_rejections:
+                replay.raise_rejection(entry, ask.input)
+            return None
+        if not entry.ended:
+            intent = entry.intent()
+            if intent is not None and intent.side_effect and intent.input != ask.input:
+                raise await self._inconsistent(run, ask, None, intent)
+            return None
+        ended = replay.recorded_end(run, ask.step, entry)
+        if ended.kind != "tool":
+            raise replay.other_kind(run, ask.step, ended.kind, "tool")
+        if ended.input != ask.input:
+            raise await self._inconsistent(run, ask, ended, None)
+        if ask.tool is not None and ended.tool_version and ended.tool_version != ask.tool.version:
+            raise self._other_version(run, ask, ended)
+        if entry.type == records.STEP_FAILED:
+            replay.raise_failure(ended)
+        return result_of(run, ask, entry.seq, ended, replayed=True)
+
+    async def _inconsistent(
+        self, run: RunState, ask: ToolAsk, ended: StepEnded | None, started: StepStarted | None
+    ) -> ReplayConsistencyError:
+        if started is None:
+            started = await history.started(self._steps.store, run.stream, ask.step, ended)
+        fields, where = ["arguments"], "the recorded arguments were erased"
+        if started is not None and started.name != ask.name:
+            fields, where = ["tool_name"], f"tool_name: recorded {started.name!r}, now {ask.name!r}"
+        elif started is not None and bytes(started.arguments):
+            fields, where = matching.json_difference(decoded(started.arguments), msgspec.json.decode(ask.arguments_json))
+        return ReplayConsistencyError(
+            f"step {ask.step!r} of run {run.run_id!r} was recorded with other inputs ({', '.join(fields)}); {where}."
+            " Give it another step_key, or undo the change",
+            fields=tuple(fields),
+            difference=where,
+        )
+
+    def _other_version(self, run: RunState, ask: ToolAsk, ended: StepEnded) -> ReplayConsistencyError:
+        assert ask.tool is not None
+        where = f"tool_version: recorded {ended.tool_version!r}, now {ask.tool.version!r}"
+        return ReplayConsistencyError(
+            f"step {ask.step!r} of run {run.run_id!r} was recorded with another version of {ask.name}; {where}."
+            " Give it another step_key",
+            fields=("tool_version",),
+            difference=where,
+        )
+
+    # Executing
+
+    async def _execute(self, run: RunState, ask: ToolAsk, entry: Entry | None) -> StepToolResult:
+        intent = entry.intent() if entry is not None else None
+        if entry is not None and (entry.type == records.STEP_UNKNOWN or (intent is not None and _open(entry, intent))):
+            return await self._unknowns.settle(run, ask, entry, intent)
+        attempt = 1 + (entry.attempt if entry is not None else 0)
+        tool, bound = await self._calls.admit(run, ask)
+        if tool.side_effect:
+            key = matching.idempotency_key(run.run_id, ask.step, ask.input)
+            return await self._calls.effect(run, ask, tool, bound, attempt=attempt, key=key)
+        return await self._calls.pure(run, ask, tool, bound, attempt, self._lost(run, ask, entry))
+
+    def _lost(self, run: RunState, ask: ToolAsk, entry: Entry | None) -> tuple[Draft, ...]:
+        if entry is None or entry.type != records.STEP_STARTED:
+            return ()
+        interrupted = records.StepInterrupted(attempt=entry.attempt, reason="crash")
+        return (self._steps.draft(run, records.STEP_INTERRUPTED, interrupted, ask.step),)
+
+
+def _open(entry: Entry, intent: StepStarted) -> bool:
+    """Whether an intent has no result: whoever wrote it is gone, since the run's lease is here."""
+    return entry.type == records.STEP_STARTED and intent.side_effect

@@ -1,0 +1,66 @@
+"""The tools that one step may see: which, under which tenant, with which signatures. Cached, since schemas are dear."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from harness.kernel.matching import digest_of
+from harness.kernel.ports import ToolDefinition
+from harness.kernel.tenant import TenantContext, ToolDecision, decide
+from harness.kernel.tools import Tool, ToolRegistry
+
+_MAX_CACHED = 256
+
+
+class Toolset:
+    """The tools that a model is shown, by name."""
+
+    __slots__ = ("definitions", "digest", "signatures")
+
+    def __init__(self, tools: Collection[Tool]) -> None:
+        listed = sorted(tools, key=lambda tool: tool.name)
+        self.definitions: tuple[ToolDefinition, ...] = tuple(tool.definition for tool in listed)
+        self.signatures: Mapping[str, str] = {tool.name: tool.signature for tool in listed}
+        self.digest = digest_of(self.signatures) if listed else ""  # what a recorded step remembers of them
+
+
+_EMPTY = Toolset(())
+
+
+class Toolsets:
+    """What a kernel's registry, and perhaps one of a caller, offers to a tenant."""
+
+    def __init__(self, registry: ToolRegistry) -> None:
+        self.registry = registry
+        self._cache: dict[object, tuple[ToolRegistry | None, Toolset]] = {}
+
+    def get(self, name: str, extra: ToolRegistry | None = None) -> Tool | None:
+        """A tool by name; the caller's own come first."""
+        return (extra.get(name) if extra is not None else None) or self.registry.get(name)
+
+    def all(self, extra: ToolRegistry | None = None) -> list[Tool]:
+        """Every tool, by name."""
+        tools = {tool.name: tool for registry in (self.registry, extra or ()) for tool in registry}
+        return [tools[name] for name in sorted(tools)]
+
+    def decisions(
+        self, tenant: TenantContext, visible: Collection[str] | None, extra: ToolRegistry | None = None
+    ) -> list[ToolDecision]:
+        """What is decided about every tool, by name."""
+        return [decide(tool, tenant, visible) for tool in self.all(extra)]
+
+    def of(self, tenant: TenantContext, visible: Collection[str] | None, extra: ToolRegistry | None = None) -> Toolset:
+        """The tools that a model is shown."""
+        if (not len(self.registry) and extra is None) or (visible is not None and not visible):
+            return _EMPTY
+        place = (
+            self.registry.version, id(extra), extra.version if extra is not None else 0, tenant.capabilities,
+            None if visible is None else frozenset(visible),
+        )  # fmt: skip
+        cached = self._cache.get(place)
+        if cached is None:
+            if len(self._cache) >= _MAX_CACHED:
+                self._cache.clear()
+            tools = [tool for tool in self.all(extra) if decide(tool, tenant, visible).allowed]
+            cached = self._cache[place] = (extra, Toolset(tools))  # holds the registry, so that its id stays its own
+        return cached[1]
