@@ -82,6 +82,12 @@ class World:
                 supervisor.stop()
                 await asyncio.wait({running}, timeout=PATIENCE_SECONDS)
 
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait for something of which no event tells: what a process has written or in which state it is."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not holds():
+                await asyncio.sleep(0.01)
+
     async def events(self, name: str) -> list[Event]:
         return await self.store.read(facts.service_stream(name))
 

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, assert_never
 
 import anyio
 
-from harness.errors import Fenced, KeyTaken, LedgerError, UsageError
+from harness.errors import Fenced, KeyTaken, UsageError
 from harness.ledger import Event, Fence, Guard, Store, Unique
 from harness.recovery import facts
 from harness.recovery.config_files import Change, ConfigFile
@@ -343,10 +343,7 @@ async def pending_in(store: Store) -> list[Pending]:
 
 def request_of(event: Event) -> Pending | None:
     """A request as it arrives; None for one that is erased, garbled, or in another service's stream."""
-    try:
-        fact = facts.fact_of(event)
-    except LedgerError:
-        return None
+    fact = facts.fact_of(event)
     if not isinstance(fact, ActionRequested) or event.stream != facts.service_stream(fact.target):
         return None
     return Pending(event=event, request=fact)

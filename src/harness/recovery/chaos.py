@@ -14,7 +14,7 @@ from typing import Protocol
 from anyio.abc import TaskGroup
 
 from harness.clock import MICROSECONDS
-from harness.errors import KeyTaken, LedgerError
+from harness.errors import KeyTaken
 from harness.ledger import Event, Guard, Store, Unique
 from harness.recovery import facts
 from harness.recovery.facts import ChaosInjected, ChaosKind, ChaosRequested
@@ -64,13 +64,10 @@ class Chaos:
 
     async def take(self, event: Event) -> None:
         """Make the fault that an event asks for, or say why not. A repeated request is one request."""
-        try:
-            request = event.load(ChaosRequested)
-        except LedgerError:
-            return
+        request = facts.fact_of(event)
         name = event.stream.partition("/")[2]
         unit = self._hands.unit(name)
-        if unit is None:
+        if unit is None or not isinstance(request, ChaosRequested):
             return
         problem = self._impossible(request, unit, event)
         try:

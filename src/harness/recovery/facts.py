@@ -726,6 +726,11 @@ def draft(fact: Fact, *, parent: str | None = None, actor: str | None = None) ->
 
 
 def fact_of(event: Event) -> Fact | None:
-    """The event's payload as its own struct; None if erased or not one of recovery's."""
+    """The event's payload as its own struct; None if erased, of another shape, or not one of recovery's."""
     shape = FACTS.get(event.type)
-    return None if shape is None or event.erased else event.load(shape)
+    if shape is None or event.data is None:
+        return None
+    try:
+        return msgspec.json.decode(event.data, type=shape)
+    except msgspec.ValidationError:
+        return None
