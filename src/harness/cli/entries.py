@@ -74,7 +74,18 @@ def monitor(request: Request) -> int:
 
 def agent(request: Request) -> int:
     """`harness agent`."""
-    raise NotImplementedError
+    from harness.ledger import SQLiteStore
+    from harness.recovery import load_declarations
+    from harness.recovery.responder import AgentSettings, run_responder
+
+    settings = settings_for(request, agent_model=request.values.get("model"))
+    declared = load_declarations(settings)
+
+    async def work() -> None:
+        async with SQLiteStore(settings.database, actor="agent", create=False) as store:
+            await run_responder(store, declared, settings.home, settings.section("agent", AgentSettings))
+
+    return until_stopped(work)
 
 
 def service(request: Request) -> int:

@@ -39,7 +39,7 @@ VALUES: dict[str, frozenset[str]] = {
     "service": frozenset({"host", "port", "config"}),
 }
 FLAGS: dict[str, frozenset[str]] = {
-    "run": frozenset({"no-service", "quiet"}),
+    "run": frozenset({"no-service", "quiet", "demo"}),
     "web": frozenset({"demo"}),
     "monitor": frozenset(),
     "agent": frozenset(),

@@ -22,6 +22,7 @@ def run(
     no_service: Annotated[bool, typer.Option("--no-service", help="Without the declared services.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what matters: no services' output.")] = False,
     port: Port = None,
+    demo: Annotated[bool, typer.Option("--demo", hidden=True)] = False,
     home: Home = None,
 ) -> None:
     """Start what this project declares, watch it and heal it: services, monitor, agent and web door.
@@ -34,7 +35,7 @@ def run(
       harness run
       harness run --no-service -q
     """
-    flags = {"no-service": no_service, "quiet": quiet}
+    flags = {"no-service": no_service, "quiet": quiet, "demo": demo}
     _start("run", {"port": port, "home": home}, flags)
 
 

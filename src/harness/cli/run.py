@@ -25,7 +25,11 @@ INTERRUPTED = 130
 def run(request: Request) -> int:
     """Run until stopped; 0 after SIGTERM, 130 after Ctrl-C."""
     settings = settings_for(request, web_port=request.number("port"))
-    return asyncio.run(supervise(settings, quiet="quiet" in request.flags, services="no-service" not in request.flags))
+    return asyncio.run(
+        supervise(
+            settings, quiet="quiet" in request.flags, services="no-service" not in request.flags, demo="demo" in request.flags
+        )
+    )
 
 
 async def supervise(settings: Settings, *, quiet: bool = False, services: bool = True, demo: bool = False) -> int:

@@ -1,0 +1,175 @@
+"""The demo's stage: a temporary home, free ports, and a supervisor of its own, which is taken down to the last process.
+
+Never touches a process or a port that it did not start itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.processes import Process
+
+SERVICE = "rate_limiter"
+WEB_PORT, SERVICE_PORT = 8000, 8001
+_TAG = "harness-demo"
+_STOP_SECONDS = 15.0
+_KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL")
+
+
+class StageFailed(HarnessError):
+    """The demo's supervisor did not come up, or ended too early."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """What is running, and where."""
+
+    root: Path
+    web_port: int
+    service_port: int
+    moved: tuple[int, ...] = ()  # the usual ports that somebody else has
+    supervisor: Process | None = None
+    output: bytearray = field(default_factory=bytearray)
+
+    @property
+    def home(self) -> Path:
+        return self.root / ".harness"
+
+    @property
+    def database(self) -> Path:
+        return self.home / "harness.db"
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.web_port}"
+
+    @property
+    def tag(self) -> str:
+        return f"{_TAG}:{self.root.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaked:
+    """What was left behind, which is to be nothing."""
+
+    processes: int
+    ports: int
+
+
+def set_up(*, model: str, raised_limits: bool) -> Stage:
+    """Make the home and choose ports; nothing is started yet."""
+    from harness.recovery import demo_toml
+
+    web, service = free_port(WEB_PORT), free_port(SERVICE_PORT)
+    moved = tuple(wanted for wanted, got in ((WEB_PORT, web), (SERVICE_PORT, service)) if wanted != got)
+    root = Path(tempfile.mkdtemp(prefix="harness-demo-"))
+    stage = Stage(root=root, web_port=web, service_port=service, moved=moved)
+    text = demo_toml(port=service, raised_limits=raised_limits)
+    text += f'\n[web]\nport = {web}\n\n[monitor]\nmodel = "{model}"\n\n[agent]\nmodel = "{model}"\n'
+    (root / "harness.toml").write_text(text, encoding="utf-8")
+    stage.home.mkdir(mode=0o700)
+    return stage
+
+
+def free_port(wanted: int) -> int:
+    """The wanted port if nobody has it, else any free one."""
+    with contextlib.suppress(OSError), socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", wanted))
+        return wanted
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def start(stage: Stage) -> None:
+    """Start the supervisor as a process of its own; it starts the rest."""
+    from harness.processes import Spec, clean_env, spawn
+
+    environment = clean_env({"HARNESS_HOME": str(stage.home), "PYTHONUNBUFFERED": "1"}, keep=_KEYS)
+    kept = {name: value for name, value in environment.items() if not name.startswith("HARNESS_") or name == "HARNESS_HOME"}
+    argv = (sys.executable, "-m", "harness", "run", "--home", str(stage.home), "--demo")
+    spec = Spec(argv=argv, tag=stage.tag, cwd=stage.root, env=kept)
+    stage.supervisor = await spawn(spec, on_output=stage.output.extend)
+
+
+async def ended_early(stage: Stage) -> None:
+    """Return never; raise `StageFailed` when the supervisor ends before it is told to."""
+    assert stage.supervisor is not None
+    await stage.supervisor.wait()
+    said = bytes(stage.output).decode(errors="replace").strip().splitlines()
+    raise StageFailed("the demo's supervisor has ended: " + (said[-1] if said else "it said nothing"))
+
+
+async def take_down(stage: Stage, *, hurry: asyncio.Event) -> Leaked:
+    """End everything, in good order unless there is a hurry, and count what is left."""
+    from harness.processes import find
+
+    if stage.supervisor is not None:
+        stage.supervisor.signal(signal.SIGTERM)
+        await _until(stage.supervisor, hurry)
+        await stage.supervisor.stop(grace_seconds=0.0 if hurry.is_set() else 1.0)
+    leaked = Leaked(processes=len(find(stage.tag)) + len(_of_home(stage)), ports=_taken((stage.web_port, stage.service_port)))
+    await _clear_away(stage)
+    return leaked
+
+
+async def _until(supervisor: Process, hurry: asyncio.Event) -> None:
+    gone, hurried = asyncio.ensure_future(supervisor.wait()), asyncio.ensure_future(hurry.wait())
+    try:
+        await asyncio.wait({gone, hurried}, timeout=_STOP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiting in (gone, hurried):
+            waiting.cancel()
+
+
+def _of_home(stage: Stage) -> list[object]:
+    from harness.processes import find
+    from harness.recovery.supervisor.launch import home_tag
+
+    return list(find(home_tag(stage.home)))
+
+
+def _taken(ports: Iterable[int]) -> int:
+    """How many of our ports somebody still listens on."""
+    count = 0
+    for port in ports:
+        with socket.socket() as probe:
+            probe.settimeout(0.5)
+            count += probe.connect_ex(("127.0.0.1", port)) == 0
+    return count
+
+
+async def _clear_away(stage: Stage) -> None:
+    """End what a failed end has left, and remove the home."""
+    from harness.processes import end_tagged, find
+    from harness.recovery.supervisor.launch import home_tag
+
+    for tag in {found.tag for found in [*find(stage.tag), *find(home_tag(stage.home))]}:
+        await end_tagged(tag, grace_seconds=0.0)
+
+
+def remove(stage: Stage) -> None:
+    """Remove the home and everything in it."""
+    shutil.rmtree(stage.root, ignore_errors=True)
+    if stage.root.exists():
+        raise HarnessError(f"{stage.root} could not be removed")
+
+
+def is_interactive() -> bool:
+    """Whether somebody sits at a terminal and may press keys."""
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
