@@ -60,12 +60,16 @@ class World:
         except OSError:
             return False
 
+    def declared(self, *services: Service, envelope: Envelope | None = None) -> Declarations:
+        """These services in this world's folder."""
+        return Declarations(services=services, envelope=envelope or Envelope(), root=str(self.root))
+
     @asynccontextmanager
     async def supervised(
         self, *services: Service, own: tuple[Service, ...] = (), envelope: Envelope | None = None
     ) -> AsyncIterator[Supervisor]:
         """A supervisor that has settled; everything is stopped at the end."""
-        declared = Declarations(services=services, envelope=envelope or Envelope(), root=str(self.root))
+        declared = self.declared(*services, envelope=envelope)
         supervisor = Supervisor(
             self.store, declared, self.home, own=own, on_output=lambda name, data: self.said.append((name, data))
         )

@@ -189,6 +189,7 @@ class ServiceStarting(_State, frozen=True, kw_only=True):
     reason: str
     action_id: str = ""  # the action that asked for it
     restarts: int = 0  # automatic restarts in a row before this one
+    log_offset: int = 0  # where in its log its output begins
 
 
 class ServiceStarted(_State, frozen=True, kw_only=True):

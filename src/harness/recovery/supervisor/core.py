@@ -34,6 +34,7 @@ from harness.recovery.supervisor.unit import Unit
 
 Follower = Callable[[str, bytes], object]
 _RETRY_SECONDS = 0.5
+_RECENT = 500  # so many events back a process's start is looked for
 _ALIVE = (facts.ServiceStarted, facts.ServiceReady, facts.ServiceNotReady, facts.ServiceAdopted)
 _REQUESTS = (facts.ActionRequested.TYPE, facts.ChaosRequested.TYPE)
 
@@ -197,7 +198,15 @@ class Supervisor:
         on_output, log = unit.output()
         fifo = fifo_path(self.home, unit.name)
         process = await adopt(adoption.identity, tag=adoption.tag, output=fifo, on_output=on_output, log=log)
-        await unit.adopt(process)
+        await unit.adopt(process, await self._starting(unit.name, adoption.tag))
+
+    async def _starting(self, name: str, tag: str) -> facts.ServiceStarting | None:
+        """What was recorded when the process of this tag was about to be spawned."""
+        stream = facts.service_stream(name)
+        head = await self.store.head(stream)
+        recent = await self.store.read(stream, after=max(0, head.seq - _RECENT)) if head else []
+        found = (facts.fact_of(event) for event in reversed(recent))
+        return next((fact for fact in found if isinstance(fact, facts.ServiceStarting) and fact.tag == tag), None)
 
     async def _last_state(self, service: Service) -> tuple[int, facts.Fact | None, bool]:
         """The epoch and fact of the newest state event, and whether the service was declared then as it is now."""

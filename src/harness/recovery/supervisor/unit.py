@@ -231,11 +231,12 @@ class Unit:
             await self._not_spawned(epoch, "port_taken", refused[0], refused[1])
             return
         tag = launch.tag_of(self._recorder.home, self.name, epoch)
-        await self._record(
-            facts.ServiceStarting(epoch=epoch, tag=tag, reason=intent.reason, action_id=intent.action_id, restarts=restarts),
-            parent=intent.cause or None,
-        )
         try:
+            self._from = self._open_log().end
+            fact = facts.ServiceStarting(
+                epoch=epoch, tag=tag, reason=intent.reason, action_id=intent.action_id, restarts=restarts, log_offset=self._from
+            )  # fmt: skip
+            await self._record(fact, parent=intent.cause or None)
             self.process = await self._start(tag)
         except ProcessError as problem:
             await self._not_spawned(epoch, "command", str(problem), None)
@@ -267,8 +268,6 @@ class Unit:
         service, home = self.service, self._recorder.home
         self._said_ready.clear()
         self._seen = b""
-        log = self._open_log()
-        self._from = log.end
         return await spawn(
             Spec(
                 argv=launch.argv_of(service),
@@ -279,13 +278,16 @@ class Unit:
                 output=fifo_path(home, self.name),
             ),
             on_output=self._on_output,
-            log=log,
+            log=self._open_log(),
         )
 
-    async def adopt(self, process: Process) -> None:
-        """Own a process that a former supervisor has started; called before `run`."""
+    async def adopt(self, process: Process, starting: facts.ServiceStarting | None) -> None:
+        """Own a process that a former supervisor has started, as it then recorded; called before `run`."""
         self.process = process
         self.since = self._recorder.clock.monotonic()
+        self._from = starting.log_offset if starting is not None else self._open_log().end
+        if self._kind == "log" and any(re.search(self._rest, line.text) for line in self._open_log().lines(self._from)):
+            self._said_ready.set()
         identity = process.identity
         await self._record(
             facts.ServiceAdopted(epoch=self.state.epoch, pid=identity.pid, started=identity.started, tag=process.tag)
@@ -316,7 +318,7 @@ class Unit:
         self._recorder.said(self.name, data)
         if self._kind == "log" and not self._said_ready.is_set():
             self._seen = (self._seen + data)[-65536:]
-            if re.search(self._rest.encode(), self._seen):
+            if re.search(self._rest.encode(), self._seen, re.MULTILINE):
                 self._said_ready.set()
 
     async def _become_ready(self, epoch: int) -> None:
