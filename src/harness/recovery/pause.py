@@ -53,10 +53,19 @@ async def paused_reason(store: Store) -> str | None:
 
 async def wait_unpaused(store: Store) -> None:
     """Return once recovery is not paused; at once if it is not."""
+    await _wait(store, paused=False)
+
+
+async def wait_paused(store: Store) -> None:
+    """Return once recovery is paused; at once if it is."""
+    await _wait(store, paused=True)
+
+
+async def _wait(store: Store, *, paused: bool) -> None:
     while True:
         seen = await store.tail()
-        if await paused_reason(store) is None:
+        if (await paused_reason(store) is not None) is paused:
             return
-        async with contextlib.aclosing(store.follow(after=seen, streams=(CONTROL,))) as events:  # type: ignore[type-var]
+        async with contextlib.aclosing(store.follow(after=seen, streams=(CONTROL,))) as events:
             async for _ in events:
                 break

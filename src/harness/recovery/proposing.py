@@ -155,22 +155,25 @@ class Proposals:
         while True:
             seen = await self.store.tail()
             decision = await judge_request(self.store, self.declarations, request)
-            await self._tell_decision(engagement, request, decision)
             if decision.verdict is Verdict.ASK:
-                request = await self._asked(engagement, request)
+                request = await self._asked(engagement, request, decision)
                 continue
+            await self._tell_decision(engagement, request, decision)
             patient = decision.limit == Limit.PAUSED or self.store.clock.monotonic() - since < _BUSY_SECONDS
             if not passes_by(decision) or not patient:
                 return decision, request
             with anyio.move_on_after(_BUSY_SECONDS):
                 await self._next_event(seen, CONTROL, "service/")
 
-    async def _asked(self, engagement: Engagement, request: ActionRequested) -> ActionRequested:
+    async def _asked(self, engagement: Engagement, request: ActionRequested, decision: Decision) -> ActionRequested:
+        """The request with its question, once that is answered; does not return before."""
         question = await approvals.ask(self.store, request)
+        request = msgspec.structs.replace(request, question=question.id)
+        await self._tell_decision(engagement, request, decision)
         if question.status is QuestionStatus.PENDING:
             engagement.park(question.id)
             await anyio.sleep_forever()
-        return msgspec.structs.replace(request, question=question.id)
+        return request
 
     async def _tell_decision(self, engagement: Engagement, request: ActionRequested, decision: Decision) -> None:
         by = "envelope"
