@@ -41,6 +41,15 @@ def test_nan_is_refused_at_any_depth_also_in_structs(bad: float) -> None:
     assert canonical({"a": None, "b": "null"}) == b'{"a":null,"b":"null"}'
 
 
+def test_json_that_is_encoded_already_may_hold_null() -> None:
+    """The kernel records answers and results as the JSON they came as; a null in it is no NaN."""
+
+    class Result(msgspec.Struct):
+        result: msgspec.Raw
+
+    assert canonical(Result(msgspec.Raw(b'{"a":null}'))) == b'{"result":{"a":null}}'
+
+
 def test_a_payload_that_is_too_large_is_refused() -> None:
     """64 MB is the limit, and the message says what to do."""
     with pytest.raises(LedgerError, match="store it as an artifact"):
