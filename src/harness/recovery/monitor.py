@@ -42,9 +42,9 @@ from harness.recovery.judging import Change
 from harness.recovery.picture import Phase
 from harness.recovery.samples import SampleRing, samples_path
 from harness.recovery.schedule import Schedule
-from harness.recovery.tickets import GATE, Tickets
+from harness.recovery.tickets import GATE, TERMINAL_EVENTS, Tickets, mend_closed, tell_closed
 from harness.recovery.triage import Triage
-from harness.recovery.verifier import Verifier, tell_closed
+from harness.recovery.verifier import Verifier
 from harness.work import OPEN, Status
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ LEASE_SECONDS = 20.0
 TICK_SECONDS = 1.0
 _FILES = 8192  # sockets that may be open at a time
 _EVENTS_KEPT = 60  # of a service's stream, enough to know its process
-_TERMINAL_EVENTS = ("item.completed", "item.failed", "item.cancelled")
 _TYPES = (CheckDeclared.TYPE, CheckSilenced.TYPE)
 
 
@@ -202,6 +201,7 @@ class Monitor:
             if GATE in item.gates:
                 await self._tickets.mend(item)
                 self._troubled.add(item.labels.get("subject", ""))
+        await mend_closed(self._store, self._tickets.items)
 
     async def _take_checks(self, checks: list[Check]) -> None:
         fresh = {check.name for check in checks} - set(self.board.checks)
@@ -293,7 +293,7 @@ class Monitor:
         ticket = event.stream.partition("/")[2]
         if event.type == "item.submitted":
             self._tasks.start_soon(self._verify, ticket)
-        elif event.type in _TERMINAL_EVENTS:
+        elif event.type in TERMINAL_EVENTS:
             self._verifier.left(ticket)
             self._triage.closed(ticket)
             if not event.erased and await self._store.head(f"incident/{ticket}"):

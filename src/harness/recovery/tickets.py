@@ -12,12 +12,13 @@ from contextlib import suppress
 import msgspec
 
 from harness.clock import MICROSECONDS
-from harness.errors import KeyTaken
-from harness.ledger import Store, Unique, Write
+from harness.errors import KeyTaken, NotFound
+from harness.ledger import Event, Store, Unique, Write
 from harness.recovery.analyst import Analysis
 from harness.recovery.facts import (
     Fact,
     IncidentAnalysed,
+    IncidentClosed,
     IncidentOpened,
     IncidentRecurred,
     draft,
@@ -29,7 +30,8 @@ from harness.work import ITEM_VIEW, OPEN, Item, Items, Role, Status
 GATE = "verified by the monitor"
 """What must be proven before a ticket of ours is completed: nobody else can."""
 
-INCIDENT_SOURCES = ("invariant", "anomaly", "slo")
+TERMINAL_EVENTS = ("item.completed", "item.failed", "item.cancelled")
+_MENDED = 100  # the newest incidents: older ones were mended by an earlier start
 
 
 class Opening(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +129,27 @@ async def tell_once(store: Store, ticket: str, what: str, *facts: Fact, parent: 
     except KeyTaken:
         return False
     return True
+
+
+async def tell_closed(store: Store, event: Event) -> None:
+    """End an incident's timeline when its item reaches a last state, by whoever's doing."""
+    ticket = event.stream.partition("/")[2]
+    status, reason = str(event.payload.get("target", "")), str(event.payload.get("reason", ""))
+    fact = IncidentClosed(ticket=ticket, status=status, reason=reason)
+    await tell_once(store, ticket, f"closed-{event.seq}", fact, parent=event.ref)
+
+
+async def mend_closed(store: Store, items: Items) -> None:
+    """End the timelines that a monitor left open because it died between the ticket's last state and its telling."""
+    newest = sorted(await store.heads("incident/"), key=lambda head: head.ts)[-_MENDED:]
+    for head in newest:
+        last = await store.event(head.stream, head.seq)
+        if last is not None and last.type != IncidentClosed.TYPE:
+            with suppress(NotFound):
+                for event in reversed(await items.history(head.stream.partition("/")[2])):
+                    if event.type in TERMINAL_EVENTS:
+                        await tell_closed(store, event)
+                        break
 
 
 def as_open(items: Sequence[Item]) -> list[OpenTicket]:

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import msgspec
-
 from harness.clock import MICROSECONDS
 from harness.errors import IllegalTransition, KeyTaken, NotFound
 from harness.ledger import Event, Store, Unique, Write
@@ -24,7 +22,6 @@ from harness.recovery.facts import (
     ActionKind,
     ActionRequested,
     IncidentAttemptFailed,
-    IncidentClosed,
     IncidentEscalated,
     IncidentVerified,
     IncidentVerifying,
@@ -263,11 +260,3 @@ class Verifier:
             guards = (Unique(action_requested_key(request.action_id)),)
             await self._store.append(Write(service_stream(fact.target), (draft(request),)), guards=guards)
         return True
-
-
-async def tell_closed(store: Store, event: Event) -> None:
-    """End an incident's timeline when its item reaches a last state, by whoever's doing."""
-    ticket = event.stream.partition("/")[2]
-    status, reason = event.payload.get("target", ""), event.payload.get("reason", "")
-    fact = msgspec.structs.replace(IncidentClosed(ticket=ticket, status=str(status)), reason=str(reason))
-    await tell_once(store, ticket, f"closed-{event.seq}", fact, parent=event.ref)
