@@ -27,7 +27,7 @@ BASE = Situation(
     level=Level.AUTO,
     limits=Limits(),
     known=True,
-)  # fmt: skip
+)
 
 
 def past(
@@ -84,7 +84,7 @@ TABLE: list[tuple[str, dict[str, object], Verdict, str]] = [
     ("three failures open the breaker", {"failures_us": RECENT}, Verdict.SUGGEST, Limit.BREAKER),
     ("three failures, once long ago", {"failures_us": (NOW - HOUR, NOW - 2, NOW - 1)}, Verdict.ALLOW, ""),
     ("the breaker does not hinder a person's approval", {"failures_us": RECENT, **APPROVED}, Verdict.ALLOW, ""),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("changed", "verdict", "limit"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
