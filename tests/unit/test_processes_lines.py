@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.processes import Lines
@@ -12,6 +12,7 @@ from harness.processes import Lines
 TEXT = st.text(alphabet="ab\n\r\0", max_size=60).map(str.encode)
 
 
+@settings(deadline=None)
 @given(data=TEXT, cuts=st.lists(st.integers(0, 60), max_size=6))
 def test_lines_do_not_depend_on_how_the_bytes_arrive(data: bytes, cuts: list[int]) -> None:
     """However a read cuts the stream, the lines are those of the whole."""
@@ -23,6 +24,7 @@ def test_lines_do_not_depend_on_how_the_bytes_arrive(data: bytes, cuts: list[int
     assert found + lines.flush() == (data.split(b"\n") if data[-1:] not in (b"\n", b"") else data.split(b"\n")[:-1])
 
 
+@settings(deadline=None)
 @given(parts=st.lists(TEXT, max_size=6), limit=st.integers(1, 7))
 def test_a_long_line_comes_in_pieces(parts: list[bytes], limit: int) -> None:
     """No piece is over the limit, nothing is lost, and less than a line is held back."""

@@ -29,10 +29,10 @@ def files(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f"{path.name}*"))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
-    writes=st.lists(st.binary(max_size=40) | st.text("ab\n", max_size=40).map(str.encode), max_size=20),
-    limit=st.integers(1, 50),
+    writes=st.lists(st.binary(max_size=12) | st.text("ab\n", max_size=12).map(str.encode), max_size=8),
+    limit=st.integers(1, 20),
 )
 def test_rotation_changes_nothing_but_the_files(
     tmp_path_factory: pytest.TempPathFactory, writes: list[bytes], limit: int
@@ -112,6 +112,27 @@ def test_search(tmp_path: Path) -> None:
     assert len(log.search("Fehler", limit=1)[0].data) == 65536
     ok = log.search("ok")[0]
     assert log.read(ok.offset).data == b"ok\n"
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    data=st.text("aAb\n", max_size=80).map(str.encode), wanted=st.text("aAb", max_size=3), limit=st.integers(4, 100),
+    ignore_case=st.booleans(),
+)  # fmt: skip
+def test_search_finds_what_a_look_at_every_line_finds(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, wanted: str, limit: int, ignore_case: bool
+) -> None:
+    """Whatever the files and the place of the match."""
+    log = RotatingLog(tmp_path_factory.mktemp("log") / "out.log", max_bytes=limit, keep=1000)
+    log.write(data)
+    log.close()
+
+    found = log.search(wanted, limit=1000, ignore_case=ignore_case)
+
+    def matches(text: str) -> bool:
+        return wanted.lower() in text.lower() if ignore_case else wanted in text
+
+    assert found == [line for line in log.lines() if matches(line.text)]
 
 
 async def test_a_follower_gets_every_byte_across_rotations(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.processes.identity import Identity, Row
@@ -59,6 +59,7 @@ ROWS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(rows=ROWS, marked=st.frozensets(PIDS))
 def test_the_owner_is_never_a_member_and_children_of_members_always_are(rows: list[Row], marked: frozenset[int]) -> None:
     """Whatever the table looks like, a tree is closed under parenthood and never contains its owner."""
@@ -70,6 +71,7 @@ def test_the_owner_is_never_a_member_and_children_of_members_always_are(rows: li
     assert marked & {one.pid for one in rows} <= found
 
 
+@settings(deadline=None)
 @given(rows=ROWS, extra=st.builds(row, st.just(200), st.just(1), st.just(200)))
 def test_a_stranger_is_never_a_member(rows: list[Row], extra: Row) -> None:
     """Somebody without mark, kinship or memory is left alone."""

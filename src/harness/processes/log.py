@@ -16,7 +16,9 @@ from typing import NamedTuple
 from harness.errors import ProcessError
 
 BLOCK_BYTES = 1 << 18
+CUT_BYTES = 65536  # what is shown of a line that is longer
 DIGITS = 15
+_HELD_BYTES = 4 << 20
 _LOOK_SECONDS = 0.5  # how long a follower trusts the silence of its file watch
 
 
@@ -102,7 +104,7 @@ class LogReader:
             count -= len(chunk.data)
         return b"".join(parts)
 
-    def lines(self, after: int = 0, *, max_line_bytes: int = 65536) -> Iterator[Line]:
+    def lines(self, after: int = 0, *, max_line_bytes: int = CUT_BYTES) -> Iterator[Line]:
         """Every line from an offset on, in bounded memory; of a longer line the rest is skipped."""
         held, length, begin, position = b"", 0, after, after
         while (chunk := self.read(position)).data:
@@ -120,9 +122,33 @@ class LogReader:
             yield Line(begin, held)
 
     def search(self, text: str, *, limit: int = 100, ignore_case: bool = False) -> list[Line]:
-        """The newest lines that contain `text`, oldest first."""
+        """The newest lines that contain `text`, oldest first; `ignore_case` means ASCII letters."""
         wanted = (text.lower() if ignore_case else text).encode()
-        return list(deque((line for line in self.lines() if wanted in _folded(line.data, ignore_case)), maxlen=limit))
+        found: deque[Line] = deque(maxlen=limit)
+        for block in self._blocks():
+            data = block.data.lower() if ignore_case else block.data
+            at = data.find(wanted)
+            while at >= 0:
+                begin, end = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
+                end = len(data) if end < 0 else end
+                found.append(Line(block.offset + begin, block.data[begin : min(end, begin + CUT_BYTES)]))
+                at = data.find(wanted, end + 1) if end < len(data) - 1 else -1
+        return list(found)
+
+    def _blocks(self) -> Iterator[Chunk]:
+        """The log in pieces that end with a line, unless a line is longer than any memory should be."""
+        held, position = b"", 0
+        while (chunk := self.read(position)).data:
+            if chunk.offset != position:
+                held = b""
+            position = chunk.offset + len(chunk.data)
+            data = held + chunk.data
+            whole = data.rfind(b"\n") + 1 if len(data) < _HELD_BYTES else len(data)
+            if whole:
+                yield Chunk(position - len(data), data[:whole])
+            held = data[whole:]
+        if held:
+            yield Chunk(position - len(held), held)
 
     async def follow(self, after: int | None = None) -> AsyncIterator[Chunk]:
         """Everything from an offset on (None: from now on), and then what is written, as it is written.
@@ -203,7 +229,3 @@ def _split(data: bytes, offset: int) -> Iterator[Line]:
         offset += len(line) + 1
     if rest:
         yield Line(offset, rest)
-
-
-def _folded(data: bytes, ignore_case: bool) -> bytes:
-    return data.decode(errors="replace").lower().encode() if ignore_case else data
