@@ -155,11 +155,24 @@ def hash_of(
     None is written as `-`, so it differs from the empty string. Order: stream, seq, type, ts, actor,
     tenant, parent, key, schema, digest, prev.
     """
-    s, t, a, n = stream.encode(), type_.encode(), actor.encode(), tenant.encode()
+    return hash_after(hash_head(stream, type_, actor, tenant), seq, ts, parent, key, schema, digest, prev)
+
+
+def hash_head(stream: str, type_: str, actor: str, tenant: str) -> bytes:
+    """The beginning of what `hash_of` hashes, which many events of a stream share."""
+    return b"%b%b%b%b" % (_sized(stream), _sized(type_), _sized(actor), _sized(tenant))
+
+
+def hash_after(
+    head: bytes, seq: int, ts: int, parent: str | None, key: str | None, schema: int, digest: bytes, prev: bytes
+) -> bytes:
+    """The same as `hash_of`, given its beginning."""
     numbers = b"%d,%d,%d" % (seq, ts, schema)
-    p = b"-" if parent is None else b"%d:%b" % (len(e := parent.encode()), e)
-    k = b"-" if key is None else b"%d:%b" % (len(e := key.encode()), e)
-    return hashlib.sha256(
-        b"%d:%b%d:%b%d:%b%d:%b%d:%b%b%b%b%b"
-        % (len(s), s, len(t), t, len(a), a, len(n), n, len(numbers), numbers, p, k, digest, prev)
-    ).digest()
+    p = b"-" if parent is None else _sized(parent)
+    k = b"-" if key is None else _sized(key)
+    return hashlib.sha256(b"%b%d:%b%b%b%b%b" % (head, len(numbers), numbers, p, k, digest, prev)).digest()
+
+
+def _sized(text: str) -> bytes:
+    data = text.encode()
+    return b"%d:%b" % (len(data), data)
