@@ -11,7 +11,7 @@ from harness.kernel import records
 from harness.kernel.artifacts import Artifacts
 from harness.kernel.identity import current_scope, step_id, step_scope
 from harness.kernel.lifecycle import Lifecycle
-from harness.kernel.matching import POLICIES, ReplayPolicy
+from harness.kernel.matching import POLICIES, ReplayPolicy, core_hash
 from harness.kernel.middleware import Stack
 from harness.kernel.model_call import Ask, Caller
 from harness.kernel.model_step import ModelSteps
@@ -178,12 +178,18 @@ class Kernel:
 
         async def take() -> StepModelResult:
             run = await self._run(run_id, tenant)
+            expected = output_type(output_schema)
+            options = model_options or _DEFAULT_OPTIONS
+            visible = None if visible_tool_names is None else tuple(sorted(visible_tool_names))
+            toolset = self._toolsets.of(tenant, visible_tool_names, tools)
+            core = core_hash(model=model, options=options, output_schema=expected.digest, visible=visible)
+            result = self._model_steps.replayed(run, step, core, input.messages, expected, toolset.digest)
+            if result is not None:
+                return result
             ask = Ask(
-                tenant=tenant, step=step, model=model, messages=input.messages, schema=output_schema,
-                expected=output_type(output_schema), options=model_options or _DEFAULT_OPTIONS,
-                toolset=self._toolsets.of(tenant, visible_tool_names, tools),
-                visible=None if visible_tool_names is None else tuple(sorted(visible_tool_names)), policy=replay_policy,
-                retry_failed=retry_failed_step, parent=self._steps.parent_of(run, scope, parent_step_key),
+                tenant=tenant, step=step, model=model, messages=input.messages, schema=output_schema, expected=expected,
+                options=options, toolset=toolset, visible=visible, policy=replay_policy, retry_failed=retry_failed_step,
+                parent=self._steps.parent_of(run, scope, parent_step_key),
             )  # fmt: skip
             return await self._model_steps.step(run, ask)
 

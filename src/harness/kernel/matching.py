@@ -7,6 +7,7 @@ that a model was shown are compared one by one, so a tool that was added since b
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -33,7 +34,8 @@ class Match(StrEnum):
     CHANGED = "changed"
 
 
-def core_hash(*, model: str, options: ModelCallOptions, output_schema: str, visible: Sequence[str] | None) -> str:
+@functools.lru_cache(maxsize=256)
+def core_hash(*, model: str, options: ModelCallOptions, output_schema: str, visible: tuple[str, ...] | None) -> str:
     """The hash of a model step's inputs without its prompt and its tools."""
     return _digest(_encode(("model", model, options, output_schema, visible)))
 

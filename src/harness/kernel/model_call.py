@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from harness.kernel import matching, records, replay
 from harness.kernel.middleware import Stack
 from harness.kernel.outputs import OutputType, read_answer
 from harness.kernel.ports import Message, ModelCallOptions, ModelPort, ModelRequest, ModelResult, OutputSchema, Usage
-from harness.kernel.records import Answer, ModelInputs, StepEnded, StepStarted
+from harness.kernel.records import Answer, ModelInputs, Recorded, StepEnded, StepStarted
 from harness.kernel.results import StepModelResult
 from harness.kernel.runs import Entry, RunState
 from harness.kernel.steps import Announcement, Steps
@@ -24,7 +25,6 @@ from harness.kernel.toolsets import Toolset
 from harness.ledger import Appended, Draft, Guard
 from harness.spend import cost_micro_usd, estimate_micro_usd, price_of
 
-_NOTHING = Answer()
 _PROBABLE_MICRO_USD = 1  # what a call is thought to cost that nobody has a price for
 
 
@@ -115,20 +115,17 @@ class Caller:
 
 
 def result_of(
-    run: RunState, ask: Ask, seq: int, ended: StepEnded, *, drift: tuple[str, ...] = (), fresh: tuple[Any] | None = None
-) -> StepModelResult:
-    """What the caller gets; `fresh` holds the output of a call that was made just now."""
-    answer = ended.answer or _NOTHING
-    output = fresh[0] if fresh is not None else _restored(ask, bytes(answer.output))
+    run_id: str, step: str, seq: int, ended: Recorded, answer: Answer, restore: Callable[[bytes], Any] | None,
+    *, output: Any = None, drift: tuple[str, ...] = (),
+) -> StepModelResult:  # fmt: skip
+    """What the caller gets: a recorded answer that `restore` reads, or a fresh one with its output."""
+    if restore is not None and (data := bytes(answer.output)):
+        output = restore(data)
     return StepModelResult(
-        run_id=run.run_id, seq=seq, output=output, text=records.text_of(answer), usage=answer.usage, tool_calls=answer.tool_calls,
-        stop_reason=answer.stop_reason, model=answer.model, native=answer.native, step=ask.step, attempt=ended.attempt,
-        cost_usd=ended.cost / 1_000_000, replayed=fresh is None, replayed_with_drift=bool(drift), drift_fields=drift,
+        run_id=run_id, seq=seq, output=output, text=records.text_of(answer), usage=answer.usage, tool_calls=answer.tool_calls,
+        stop_reason=answer.stop_reason, model=answer.model, native=answer.native, step=step, attempt=ended.attempt,
+        cost_usd=ended.cost / 1_000_000, replayed=restore is not None, replayed_with_drift=bool(drift), drift_fields=drift,
     )  # fmt: skip
-
-
-def _restored(ask: Ask, data: bytes) -> Any:
-    return ask.expected.restore(data) if data else None
 
 
 class Execution:
@@ -271,7 +268,7 @@ class Execution:
         ended = msgspec.structs.replace(self._ended(started, announced, cost, overdraft), answer=answer)
         appended = await self._write(announcement, started, [self._draft(records.STEP_COMPLETED, ended)], guards)
         self._steps.end(self._run, self._ask.step, appended.last)
-        return result_of(self._run, self._ask, appended.last.seq, ended, fresh=(output,))
+        return result_of(self._run.run_id, self._ask.step, appended.last.seq, ended, answer, None, output=output)
 
     async def _fail(self, announcement: Announcement, started: StepStarted, error: Exception, cost: int) -> None:
         announced = announcement.close()

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from harness.errors import ReplayConsistencyError
 from harness.kernel import history, matching, records, replay
 from harness.kernel.matching import Match
 from harness.kernel.middleware import ModelInvocation
 from harness.kernel.model_call import Ask, Caller, Execution, result_of
-from harness.kernel.records import StepEnded
+from harness.kernel.outputs import OutputType
+from harness.kernel.ports import Message
+from harness.kernel.records import Answer, Recorded, StepEnded
 from harness.kernel.results import StepModelResult, newest_prompt
 from harness.kernel.runs import Entry, RunState
+
+_decode = msgspec.json.Decoder(Recorded).decode
 
 
 class ModelSteps:
@@ -19,6 +25,19 @@ class ModelSteps:
         self._caller = caller
         self._steps = caller.steps
         self._stack = caller.stack
+
+    def replayed(
+        self, run: RunState, step: str, core: str, messages: tuple[Message, ...], expected: OutputType, tools: str
+    ) -> StepModelResult | None:
+        """The recorded result of a step that was asked with the very same inputs; None if it takes a closer look."""
+        entry = run.steps.get(step)
+        if entry is None or entry.type != records.STEP_COMPLETED or entry.data is None or self._stack.prepares_models:
+            return None
+        ended = _decode(entry.data)
+        answer = ended.answer
+        if answer is None or ended.tools != tools or ended.input != matching.model_input_hash(core, messages):
+            return None
+        return result_of(run.run_id, step, entry.seq, ended, answer, expected.restore)
 
     async def step(self, run: RunState, ask: Ask) -> StepModelResult:
         """Recall or execute the step."""
@@ -71,7 +90,8 @@ class ModelSteps:
         drift = () if ended.input == ask.input and ended.tools == ask.toolset.digest else await self._drift(run, ask, ended)
         if failed:
             replay.raise_failure(ended)
-        return result_of(run, ask, entry.seq, ended, drift=drift)
+        answer = ended.answer or Answer()
+        return result_of(run.run_id, ask.step, entry.seq, ended, answer, ask.expected.restore, drift=drift)
 
     async def _drift(self, run: RunState, ask: Ask, ended: StepEnded) -> tuple[str, ...]:
         """What changed that the replay policy allows. Raises `ReplayConsistencyError` for anything else."""

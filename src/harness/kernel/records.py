@@ -54,7 +54,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A payload."""
 
 
-class RunStarted(Record, frozen=True):
+class RunStarted(Record, frozen=True, kw_only=True):
     tenant_id: str
     holder: str
     token: int
@@ -63,7 +63,7 @@ class RunStarted(Record, frozen=True):
     parent_run: str | None = None
 
 
-class RunAcquired(Record, frozen=True):
+class RunAcquired(Record, frozen=True, kw_only=True):
     """A kernel took over a run, to go on with it."""
 
     holder: str
@@ -71,7 +71,7 @@ class RunAcquired(Record, frozen=True):
     before: str | None = None  # who held it last
 
 
-class RunChanged(Record, frozen=True):
+class RunChanged(Record, frozen=True, kw_only=True):
     """A change of a run's status."""
 
     reason: str = ""
@@ -80,7 +80,7 @@ class RunChanged(Record, frozen=True):
     human_input: Any = None  # of a resume: what the human said
 
 
-class ModelInputs(Record, frozen=True):
+class ModelInputs(Record, frozen=True, kw_only=True):
     """What a model was asked. The first `keep` messages are those of the event `base` of this run."""
 
     model: str
@@ -93,7 +93,7 @@ class ModelInputs(Record, frozen=True):
     visible: tuple[str, ...] | None = None
 
 
-class StepStarted(Record, frozen=True):
+class StepStarted(Record, frozen=True, kw_only=True):
     """A step is about to be executed."""
 
     kind: Kind
@@ -109,7 +109,7 @@ class StepStarted(Record, frozen=True):
     reserved: int = 0
 
 
-class Answer(Record, frozen=True):
+class Answer(Record, frozen=True, kw_only=True):
     """What a model said."""
 
     output: msgspec.Raw = NOTHING
@@ -127,27 +127,32 @@ def text_of(answer: Answer) -> str:
     return bytes(answer.output).decode() if answer.text_is_output else answer.text
 
 
-class StepEnded(Record, frozen=True):
-    """How a step ended; `started` is given only if it was not announced by an event of its own."""
+class Recorded(Record, frozen=True, kw_only=True):
+    """What replaying a step needs of its end."""
 
     kind: Kind
-    name: str
     input: str
-    core: str = ""
     attempt: int = 1
     tool_version: str = ""
     tools: str = ""
     answer: Answer | None = None
     result: msgspec.Raw = NOTHING  # of a tool
+    cost: int = 0
+
+
+class StepEnded(Recorded, frozen=True, kw_only=True):
+    """How a step ended; `started` is given only if it was not announced by an event of its own."""
+
+    name: str
+    core: str = ""
     error: str = ""  # class name of what was raised
     message: str = ""
-    cost: int = 0
     overdraft: int = 0  # of the cost, what no slice covered
     started: StepStarted | None = None
     reconciled: str = ""  # who or what settled an unknown outcome
 
 
-class StepRejected(Record, frozen=True):
+class StepRejected(Record, frozen=True, kw_only=True):
     kind: Kind
     name: str
     input: str
@@ -158,7 +163,7 @@ class StepRejected(Record, frozen=True):
     arguments: msgspec.Raw = NOTHING
 
 
-class StepUnknown(Record, frozen=True):
+class StepUnknown(Record, frozen=True, kw_only=True):
     name: str
     input: str
     attempt: int
@@ -167,14 +172,14 @@ class StepUnknown(Record, frozen=True):
     question: str = ""  # whom to ask, if a person was asked
 
 
-class StepInterrupted(Record, frozen=True):
+class StepInterrupted(Record, frozen=True, kw_only=True):
     attempt: int
     reason: Literal["cancelled", "crash"]
     cost: int = 0  # what is counted for it: nobody knows what the provider will charge
     overdraft: int = 0
 
 
-class StepRetried(Record, frozen=True):
+class StepRetried(Record, frozen=True, kw_only=True):
     attempt: int
     error: str
     message: str
@@ -183,32 +188,32 @@ class StepRetried(Record, frozen=True):
     overdraft: int = 0
 
 
-class StepDrifted(Record, frozen=True):
+class StepDrifted(Record, frozen=True, kw_only=True):
     recorded_input: str
     input: str
     fields: tuple[str, ...]
 
 
-class ToolsetRecorded(Record, frozen=True):
+class ToolsetRecorded(Record, frozen=True, kw_only=True):
     """The tools that a model was shown, each with the digest of its signature."""
 
     digest: str
     tools: dict[str, str]
 
 
-class BudgetChanged(Record, frozen=True):
+class BudgetChanged(Record, frozen=True, kw_only=True):
     amount: int
     tenant_id: str
 
 
-class ArtifactSet(Record, frozen=True):
+class ArtifactSet(Record, frozen=True, kw_only=True):
     name: str
     digest: str  # SHA-256 of the value's canonical JSON
     value: msgspec.Raw
     schema_version: str | None = None
 
 
-class SummaryAppended(Record, frozen=True):
+class SummaryAppended(Record, frozen=True, kw_only=True):
     summary_type: str
     summary: msgspec.Raw
     step_key: str | None = None

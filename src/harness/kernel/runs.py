@@ -38,6 +38,7 @@ STATUS_OF: Final[dict[str, Status]] = {
 }
 FINAL: Final = frozenset({"cancelled", "completed", "failed"})
 
+_COST: Final = b'"cost":'
 _costs = msgspec.json.Decoder(Costs).decode
 
 
@@ -46,17 +47,14 @@ def stream_of(run_id: str) -> str:
     return f"run/{run_id}"
 
 
-class Entry:
+class Entry(msgspec.Struct, gc=False):
     """The newest thing known of a step."""
 
-    __slots__ = ("attempt", "data", "seq", "started", "type")
-
-    def __init__(self, type_: str, seq: int, data: bytes | None, started: bytes | None = None, attempt: int = 0) -> None:
-        self.type = type_  # of the event that says it
-        self.seq = seq
-        self.data = data  # its payload; None once erased
-        self.started = started  # payload of the newest step.started, while the step has not ended
-        self.attempt = attempt  # of the newest attempt, while the step has not ended
+    type: str  # of the event that says it
+    seq: int
+    data: bytes | None  # its payload; None once erased
+    started: bytes | None = None  # payload of the newest step.started, while the step has not ended
+    attempt: int = 0  # of the newest attempt, while the step has not ended
 
     @property
     def ended(self) -> bool:
@@ -101,12 +99,17 @@ class RunState:
         if seq <= self.seen:
             return
         self.seen = seq
-        type_ = event.type
-        if type_.startswith("step."):
-            self._fold_step(type_, event.key or "", seq, event.data)
+        type_, data = event.type, event.data
+        if type_ == records.STEP_COMPLETED:  # nearly every event of a long run
+            key = event.key or ""
+            self.steps[key] = Entry(type_, seq, data)
+            if self.lost or (data is not None and _COST in data):
+                self._fold_costs(key, data)
+        elif type_.startswith("step."):
+            self._fold_step(type_, event.key or "", seq, data)
         elif type_ in STATUS_OF:
             self._fold_status(event)
-        elif event.data is None:
+        elif data is None:
             return
         elif type_ == records.RUN_ACQUIRED:
             self.token = max(self.token, event.load(RunAcquired).token)
@@ -144,7 +147,7 @@ class RunState:
     def _fold_costs(self, key: str, data: bytes | None) -> None:
         if self.lost:
             self.slice.reserved -= self.lost.pop(key, 0)
-        if data is not None and (b'"cost":' in data or b'"overdraft":' in data):
+        if data is not None and _COST in data:  # there is no overdraft without a cost
             costs = _costs(data)
             self.slice.spent += costs.cost
             self.slice.granted += costs.overdraft

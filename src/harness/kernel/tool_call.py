@@ -13,7 +13,7 @@ import msgspec
 from harness.errors import CapabilityDenied, HarnessError, OutcomeUnknown, StepFailed, StepRejected
 from harness.kernel import matching, records, replay
 from harness.kernel.middleware import Stack
-from harness.kernel.records import Reason, StepEnded, StepStarted, StepUnknown
+from harness.kernel.records import Reason, Recorded, StepEnded, StepStarted, StepUnknown
 from harness.kernel.results import StepToolResult
 from harness.kernel.runs import Entry, RunState
 from harness.kernel.steps import Announcement, Steps
@@ -260,7 +260,7 @@ class ToolCalls:
             self.steps.submit(run, *drafts)
 
 
-def result_of(run: RunState, ask: ToolAsk, seq: int, ended: StepEnded, *, replayed: bool) -> StepToolResult:
+def result_of(run: RunState, ask: ToolAsk, seq: int, ended: Recorded, *, replayed: bool) -> StepToolResult:
     """What the caller gets."""
     result = bytes(ended.result).decode() or "null"
     return StepToolResult(

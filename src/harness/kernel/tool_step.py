@@ -6,13 +6,15 @@ import msgspec
 
 from harness.errors import ReplayConsistencyError, StepRejected
 from harness.kernel import history, matching, records, replay
-from harness.kernel.records import StepEnded, StepStarted
+from harness.kernel.records import Recorded, StepEnded, StepStarted
 from harness.kernel.results import StepToolResult, decoded
 from harness.kernel.runs import Entry, RunState
 from harness.kernel.tool_call import ToolAsk, ToolCalls, result_of
 from harness.kernel.tools import canonical_arguments
 from harness.kernel.unknown import Unknowns
 from harness.ledger import Draft
+
+_decode = msgspec.json.Decoder(Recorded).decode
 
 
 class ToolSteps:
@@ -27,6 +29,12 @@ class ToolSteps:
     async def step(self, run: RunState, ask: ToolAsk, arguments: object) -> StepToolResult:
         """Recall or execute the step."""
         await self._take(run, ask, arguments)
+
+        entry = run.steps.get(ask.step)
+        if entry is not None and entry.type == records.STEP_COMPLETED and entry.data is not None:
+            ended = _decode(entry.data)
+            if ended.input == ask.input and (ask.tool is None or ended.tool_version == ask.tool.version):
+                return result_of(run, ask, entry.seq, ended, replayed=True)
 
         async def recall(entry: Entry) -> StepToolResult | None:
             return await self._recall(run, ask, entry)
