@@ -38,6 +38,8 @@ A message says what happened, with which values, and what to do next; fields are
 
 from __future__ import annotations
 
+from typing import cast
+
 
 class HarnessError(Exception):
     """Anything that Harness raises on purpose; `exit_code` is the command line's answer."""
@@ -239,3 +241,14 @@ class DeclarationError(HarnessError):
     """A declared service, check, limit or envelope makes no sense."""
 
     exit_code = 2
+
+
+def told_of(group: BaseExceptionGroup[BaseException]) -> HarnessError | None:
+    """The one error that a person is told of several that went wrong together; None if any is not Harness's own."""
+    ours, others = group.split(HarnessError)
+    if others is not None or ours is None:
+        return None
+    first: BaseException = ours
+    while isinstance(first, BaseExceptionGroup):
+        first = cast("BaseExceptionGroup[BaseException]", first).exceptions[0]
+    return first if isinstance(first, HarnessError) else None

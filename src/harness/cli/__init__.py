@@ -15,13 +15,18 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 ok, 1 failed, 2 usage, 124 timeout, 130 interrupted."""
-    from harness.errors import HarnessError
+    from harness.errors import HarnessError, told_of
 
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(words)
     except HarnessError as error:
         return _fail(str(error), error.exit_code)
+    except BaseExceptionGroup as group:
+        told = told_of(group)
+        if told is None:
+            raise
+        return _fail(str(told), told.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

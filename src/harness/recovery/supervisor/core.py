@@ -18,7 +18,7 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from harness.clock import Clock
-from harness.errors import Busy, HarnessError, LedgerError, ProcessError, StoreUnavailable
+from harness.errors import Busy, HarnessError, LedgerError, ProcessError, StoreUnavailable, told_of
 from harness.ledger import Cursor, Event, Fence, Guard, Release, Store, Write
 from harness.recovery import facts
 from harness.recovery.actions import Actions, Pending, pending_in, request_of
@@ -101,8 +101,8 @@ class Supervisor:
             self._fence = await take_over(self.store, self.home, self._started())
             try:
                 await self._supervise(unclean)
-            except* HarnessError as group:
-                raise _first(group) from group
+            except BaseExceptionGroup as group:
+                raise told_of(group) or group from None
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._leave()
@@ -362,12 +362,6 @@ def _declaration(service: Service, home: Path) -> facts.ServiceDeclared:
         depends_on=service.depends_on, own=service.own, config=service.config, address=service.address,
         log=str(log_path(home, service.name)), digest=digest,
     )  # fmt: skip
-
-
-def _first(group: BaseExceptionGroup[HarnessError]) -> HarnessError:
-    """The one line that a person is told of several that went wrong together."""
-    found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 def _starts_or_stops(pending: Pending) -> bool:
