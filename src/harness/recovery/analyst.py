@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from harness.errors import HarnessError
+from harness.ledger import Store
 from harness.recovery.failures import Failure, Severity
 from harness.text import cleaned, fenced
 
 if TYPE_CHECKING:
-    from harness.kernel import Kernel
     from harness.kernel.ports import Message, ModelPort
-    from harness.ledger import Store
 
 ANALYST_TASK = "analyst: does this failure need a ticket?"
 """The first line of the system message, by which a model of rules knows what it is asked."""
@@ -50,6 +50,10 @@ ANSWER_SCHEMA: dict[str, Any] = {
     "required": ["ticket", "objective", "context", "priority", "reason"],
     "additionalProperties": False,
 }
+
+
+HOUR_US = 3_600_000_000
+_ENDED = ("run.completed", "run.failed", "run.cancelled")
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,7 +144,6 @@ class Analyst:
         self._port = port
         self._model = model
         self._timeout = timeout_seconds
-        self._kernel: Kernel | None = None
         self._allowance = Allowance(per_hour, per_incident, deque(), {})
 
     async def analyse(self, evidence: Evidence) -> Analysis:
@@ -173,20 +176,43 @@ class Analyst:
     async def _ask(self, run: str, evidence: Evidence) -> Answer:
         from harness.kernel import Kernel, ModelCallOptions, ModelInput, TenantContext
 
-        if self._kernel is None:
-            self._kernel = Kernel(store=self._store, model_port=self._port or port_named(self._model))
         tenant = TenantContext(tenant_id=self._store.tenant)
-        await self._kernel.start_run(tenant=tenant, run_id=run)
-        result = await self._kernel.step_model(
-            run_id=run,
-            tenant=tenant,
-            model=self._model.partition(":")[2] or self._model,
-            input=ModelInput.from_messages(messages(evidence)),
-            output_schema=ANSWER_SCHEMA,
-            step_key="analyse",
-            model_options=ModelCallOptions(timeout=self._timeout),
-        )
-        return msgspec.convert(result.output, Answer)
+        async with Kernel(store=self._store, model_port=self._port or port_named(self._model)) as kernel:
+            await kernel.start_run(tenant=tenant, run_id=run)
+            try:
+                result = await kernel.step_model(
+                    run_id=run,
+                    tenant=tenant,
+                    model=self._model.partition(":")[2] or self._model,
+                    input=ModelInput.from_messages(messages(evidence)),
+                    output_schema=ANSWER_SCHEMA,
+                    step_key="analyse",
+                    model_options=ModelCallOptions(timeout=self._timeout),
+                )
+                answer = msgspec.convert(result.output, Answer)
+            except Exception as error:
+                await kernel.finish_run(run_id=run, tenant=tenant, failed=True, reason=type(error).__name__)
+                raise
+            await kernel.finish_run(run_id=run, tenant=tenant, reason=f"ticket: {answer.ticket}")
+        return answer
+
+    async def clear_up(self) -> None:
+        """End the runs that an earlier monitor left in the middle, and count its calls of the last hour."""
+        now_us, now = self._store.clock.now_us(), self._store.clock.monotonic()
+        for head in await self._store.heads("run/analyst-"):
+            if now_us - head.ts < HOUR_US:
+                self._allowance.hour.append(now - (now_us - head.ts) / 1e6)
+            last = await self._store.event(head.stream, head.seq)
+            if last is not None and last.type not in _ENDED:
+                await self._give_up(head.stream.partition("/")[2])
+        self._allowance.hour = deque(sorted(self._allowance.hour))
+
+    async def _give_up(self, run: str) -> None:
+        from harness.kernel import Kernel
+
+        async with Kernel(store=self._store) as kernel:
+            with suppress(HarnessError):  # it ended just now
+                await kernel.finish_run(run_id=run, failed=True, reason="its monitor died")
 
 
 def port_named(name: str) -> ModelPort:

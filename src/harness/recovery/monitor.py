@@ -107,7 +107,7 @@ class Monitor:
         self.board = Board()
         self.schedule = Schedule(store.clock, lambda name: self.board.life(name).evidence(), self._saw)
         tickets = self._tickets = Tickets(store)
-        analyst = Analyst(
+        analyst = self._analyst = Analyst(
             store, port, model=settings.model, timeout_seconds=settings.analyst_seconds,
             per_hour=settings.analyst_calls_per_hour, per_incident=settings.analyst_calls_per_incident,
         )  # fmt: skip
@@ -201,6 +201,7 @@ class Monitor:
             if GATE in item.gates:
                 await self._tickets.mend(item)
                 self._troubled.add(item.labels.get("subject", ""))
+        await self._analyst.clear_up()
         await mend_closed(self._store, self._tickets.items)
 
     async def _take_checks(self, checks: list[Check]) -> None:
