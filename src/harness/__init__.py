@@ -1,1 +1,133 @@
-"""Harness."""
+"""Runs AI agents nobody is watching, and can prove afterwards what they did.
+
+The documented names are imported from here; each loads only what it needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.agents import AutonomousAgent
+    from harness.errors import (
+        BudgetExceeded,
+        Busy,
+        CapabilityDenied,
+        Conflict,
+        DeclarationError,
+        DependencyCycle,
+        Duplicate,
+        Fenced,
+        HarnessError,
+        IllegalTransition,
+        ItemExists,
+        KernelError,
+        KeyTaken,
+        LeaseHeld,
+        LedgerError,
+        ModelError,
+        ModelMalformed,
+        ModelUnavailable,
+        NotFound,
+        OutcomeUnknown,
+        PolicyDenied,
+        ProcessError,
+        Refused,
+        ReplayConsistencyError,
+        RunExists,
+        RunNotActive,
+        StepFailed,
+        StepRejected,
+        StoreUnavailable,
+        Unproven,
+        UsageError,
+        WorkError,
+    )
+    from harness.kernel import (
+        Kernel,
+        KernelPolicy,
+        MockModelPort,
+        ModelCallOptions,
+        ModelInput,
+        ReplayPolicy,
+        RunHandle,
+        RunStatus,
+        StepModelResult,
+        StepToolResult,
+        TenantContext,
+    )
+    from harness.ledger import MemoryStore, SQLiteStore
+
+_ERRORS = (
+    "BudgetExceeded", "Busy", "CapabilityDenied", "Conflict", "DeclarationError", "DependencyCycle", "Duplicate", "Fenced",
+    "HarnessError", "IllegalTransition", "ItemExists", "KernelError", "KeyTaken", "LeaseHeld", "LedgerError", "ModelError", "ModelMalformed",
+    "ModelUnavailable", "NotFound", "OutcomeUnknown", "PolicyDenied", "ProcessError", "Refused", "ReplayConsistencyError",
+    "RunExists", "RunNotActive", "StepFailed", "StepRejected", "StoreUnavailable", "Unproven", "UsageError", "WorkError",
+)  # fmt: skip
+_KERNEL = (
+    "Kernel", "KernelPolicy", "MockModelPort", "ModelCallOptions", "ModelInput", "ReplayPolicy", "RunHandle", "RunStatus",
+    "StepModelResult", "StepToolResult", "TenantContext",
+)  # fmt: skip
+_HOME = {
+    "AutonomousAgent": "agents",
+    "MemoryStore": "ledger",
+    "SQLiteStore": "ledger",
+    **dict.fromkeys(_ERRORS, "errors"),
+    **dict.fromkeys(_KERNEL, "kernel"),
+}
+
+__all__ = [
+    "AutonomousAgent",
+    "BudgetExceeded",
+    "Busy",
+    "CapabilityDenied",
+    "Conflict",
+    "DeclarationError",
+    "DependencyCycle",
+    "Duplicate",
+    "Fenced",
+    "HarnessError",
+    "IllegalTransition",
+    "ItemExists",
+    "Kernel",
+    "KernelError",
+    "KernelPolicy",
+    "KeyTaken",
+    "LeaseHeld",
+    "LedgerError",
+    "MemoryStore",
+    "MockModelPort",
+    "ModelCallOptions",
+    "ModelError",
+    "ModelInput",
+    "ModelMalformed",
+    "ModelUnavailable",
+    "NotFound",
+    "OutcomeUnknown",
+    "PolicyDenied",
+    "ProcessError",
+    "Refused",
+    "ReplayConsistencyError",
+    "ReplayPolicy",
+    "RunExists",
+    "RunHandle",
+    "RunNotActive",
+    "RunStatus",
+    "SQLiteStore",
+    "StepFailed",
+    "StepModelResult",
+    "StepRejected",
+    "StepToolResult",
+    "StoreUnavailable",
+    "TenantContext",
+    "Unproven",
+    "UsageError",
+    "WorkError",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(f"harness.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'harness' has no attribute {name!r}")

@@ -1,0 +1,7 @@
+"""The documented import name of the ledger's stores. Nobody inside imports this."""
+
+from __future__ import annotations
+
+from harness.ledger import MemoryStore, SQLiteStore, Store
+
+__all__ = ["MemoryStore", "SQLiteStore", "Store"]
