@@ -59,12 +59,6 @@ if TYPE_CHECKING:
     )
     from harness.ledger import MemoryStore, SQLiteStore
 
-_ERRORS = (
-    "BudgetExceeded", "Busy", "CapabilityDenied", "Conflict", "DeclarationError", "DependencyCycle", "Duplicate", "Fenced",
-    "HarnessError", "IllegalTransition", "ItemExists", "KernelError", "KeyTaken", "LeaseHeld", "LedgerError", "ModelError", "ModelMalformed",
-    "ModelUnavailable", "NotFound", "OutcomeUnknown", "PolicyDenied", "ProcessError", "Refused", "ReplayConsistencyError",
-    "RunExists", "RunNotActive", "StepFailed", "StepRejected", "StoreUnavailable", "Unproven", "UsageError", "WorkError",
-)  # fmt: skip
 _KERNEL = (
     "Kernel", "KernelPolicy", "MockModelPort", "ModelCallOptions", "ModelInput", "ReplayPolicy", "RunHandle", "RunStatus",
     "StepModelResult", "StepToolResult", "TenantContext",
@@ -73,7 +67,6 @@ _HOME = {
     "AutonomousAgent": "agents",
     "MemoryStore": "ledger",
     "SQLiteStore": "ledger",
-    **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(_KERNEL, "kernel"),
 }
 
@@ -128,6 +121,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in _HOME:
-        return getattr(import_module(f"harness.{_HOME[name]}"), name)
+    if name in __all__:  # what has no other home is an error class
+        return getattr(import_module(f"harness.{_HOME.get(name, 'errors')}"), name)
     raise AttributeError(f"module 'harness' has no attribute {name!r}")

@@ -10,7 +10,10 @@ import pytest
 import harness
 import harness.errors
 
-HEAVY = ("pydantic", "typer", "rich", "httpx", "fastapi", "nicegui", "celpy", "cel_expr_python", "cryptography", "anthropic", "openai", "sqlite3", "asyncio")  # fmt: skip
+HEAVY = (
+    *("pydantic", "typer", "rich", "httpx", "fastapi", "nicegui", "cel_expr_python", "cryptography", "anthropic", "openai"),
+    *("sqlite3", "asyncio", "anyio", "msgspec"),
+)
 
 
 def test_importing_harness_loads_nothing_heavy() -> None:
