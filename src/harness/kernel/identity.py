@@ -58,17 +58,14 @@ class Ordinals:
     __slots__ = ("_counts",)
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[Scope, str], int] = {}
-
-    def next(self, scope: Scope, name: str) -> int:
-        """The ordinal of a call that is made now, from 1."""
-        place = (scope, name)
-        ordinal = self._counts.get(place, 0) + 1
-        self._counts[place] = ordinal
-        return ordinal
+        self._counts: dict[tuple[Scope, str], tuple[str, int]] = {}  # what is counted, and how far
 
     def allot(self, scope: Scope, name: str, step_key: str | None) -> str:
-        """The id of a step that is called now; only a call without a key is counted."""
+        """The id of a step that is called now; only a call without a key is counted, from 1."""
         if step_key is not None:
             return step_id(scope, step_key)
-        return step_id(scope, name, self.next(scope, name))
+        place = (scope, name)
+        counted = self._counts.get(place)
+        text, ordinal = (step_id(scope, name), 1) if counted is None else (counted[0], counted[1] + 1)
+        self._counts[place] = (text, ordinal)
+        return f"{text}#{ordinal}"
