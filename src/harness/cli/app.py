@@ -47,6 +47,10 @@ COMMANDS = {
 }
 
 
+class ReaderGone(Exception):
+    """Whoever read our output has what they wanted, as with `| head`."""
+
+
 class Command(TyperCommand):
     """A command whose options are read without pydantic."""
 
@@ -65,9 +69,10 @@ class App(typer.Typer):
     """Commands in the house's manner: plain help, no tracebacks, `-h`."""
 
     def __init__(self, help_text: str | None = None, *, cls: type[TyperGroup] = Group) -> None:
+        told: dict[str, Any] = {} if help_text is None else {"help": help_text}
         super().__init__(
+            **told,
             cls=cls,
-            help=help_text,
             no_args_is_help=True,
             add_completion=False,
             rich_markup_mode=None,
@@ -82,6 +87,12 @@ class App(typer.Typer):
 
 class Commands(Group):
     """The root: knows every command by name and loads only the one that is asked for."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # typer would call it a failure
+            raise ReaderGone from error
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -147,6 +158,8 @@ def run(words: list[str]) -> int:
         completion.completion_init()
     try:
         command.main(args=words, prog_name="harness")
+    except ReaderGone as gone:
+        raise BrokenPipeError from gone
     except SystemExit as end:
         sys.stdout.flush()
         return end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -1,0 +1,142 @@
+"""`harness doctor`: whether this machine and this home have what Harness needs. Looks, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from harness.cli.app import App
+from harness.cli.opening import execute, settings_of
+from harness.cli.options import Home, Json
+from harness.cli.output import json_line, line, plain
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.settings import Settings
+
+app = App()
+
+_SQLITE = (3, 40)
+_PARTS = {
+    "services": ("cel_expr_python", "conditions of checks"),
+    "web": ("nicegui", "the web door"),
+    "seal": ("cryptography", "seals"),
+    "anthropic": ("anthropic", "the model anthropic:…"),
+    "openai": ("openai", "the model openai:…"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing looked at. `state` is ok, missing (something works without it) or broken."""
+
+    name: str
+    state: str
+    detail: str
+
+
+@app.command()
+def doctor(as_json: Json = False, home: Home = None) -> None:
+    """Check this machine and this home. Ends with 1 if something is broken.
+
+    \b
+    Examples:
+      harness doctor
+      harness doctor --json
+    """
+    findings = [*_machine(), *_parts(), *_home(home)]
+    if as_json:
+        json_line(findings)
+    else:
+        for each in findings:
+            line(plain(f"{each.state:<8} {each.name:<20} {each.detail}"))
+    raise typer.Exit(1 if any(each.state == "broken" for each in findings) else 0)
+
+
+def _machine() -> Iterable[Finding]:
+    import sqlite3
+
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield _found("python", sys.version_info >= (3, 11), version, "3.11 or newer is needed")
+    yield _found("sqlite", sqlite3.sqlite_version_info >= _SQLITE, sqlite3.sqlite_version, "3.40 or newer is needed")
+    pidfd = hasattr(os, "pidfd_open")
+    yield Finding(name="pidfd", state="ok" if pidfd else "missing", detail="exits are told" if pidfd else "exits are polled")
+    proc = Path("/proc/self/stat").exists()
+    yield Finding(name="/proc", state="ok" if proc else "missing", detail="process table" if proc else "psutil is used instead")
+
+
+def _found(name: str, good: bool, detail: str, need: str) -> Finding:
+    return Finding(name=name, state="ok" if good else "broken", detail=detail if good else f"{detail}: {need}")
+
+
+def _parts() -> Iterable[Finding]:
+    for extra, (module, what) in _PARTS.items():
+        here = find_spec(module) is not None
+        detail = what if here else f"{what}: pip install 'agentharness[{extra}]'"
+        yield Finding(name=f"extra {extra}", state="ok" if here else "missing", detail=detail)
+
+
+def _home(home: Path | None) -> Iterable[Finding]:
+    try:
+        settings = settings_of(home)
+        yield Finding(name="harness.toml", state="ok", detail=_declared(settings))
+    except HarnessError as error:
+        yield Finding(name="harness.toml", state="broken", detail=str(error))
+        return
+    if not settings.home.exists():
+        yield Finding(name="home", state="missing", detail=f"{settings.home}; 'harness init' or 'harness run' makes it")
+        return
+    mode = settings.home.stat().st_mode & 0o777
+    private = mode & 0o077 == 0
+    yield Finding(
+        name="home",
+        state="ok" if private else "broken",
+        detail=f"{settings.home} has mode {mode:04o}{'' if private else ', others may read it: chmod 700'}",
+    )
+    yield from _ledger(settings)
+
+
+def _declared(settings: Settings) -> str:
+    from harness.recovery import load_declarations
+
+    declared = load_declarations(settings)
+    where = "built-in demo" if declared.demo else str(settings.document.path)
+    return f"{where}: {len(declared.services)} services, {len(declared.invariants)} checks"
+
+
+def _ledger(settings: Settings) -> Iterable[Finding]:
+    if not Path(settings.database).exists():
+        yield Finding(name="ledger", state="missing", detail=f"{settings.database}; 'harness init' makes it")
+        return
+    try:
+        yield from execute(lambda: _inside(settings))
+    except HarnessError as error:
+        yield Finding(name="ledger", state="broken", detail=str(error))
+
+
+async def _inside(settings: Settings) -> list[Finding]:
+    from harness.ledger import SQLiteStore
+    from harness.recovery.monitor import monitor_alive
+    from harness.web import overview
+
+    async with SQLiteStore(settings.database, read_only=True) as store:
+        heads = await store.heads()
+        supervised, watched = await overview.supervised(store), await monitor_alive(store)
+    return [
+        Finding(name="ledger", state="ok", detail=f"{sum(head.seq for head in heads)} events in {len(heads)} streams"),
+        Finding(
+            name="supervisor",
+            state="ok" if supervised else "missing",
+            detail="runs" if supervised else "not running: harness run",
+        ),
+        Finding(
+            name="monitor", state="ok" if watched else "missing", detail="looks" if watched else "has not looked for a while"
+        ),
+    ]
