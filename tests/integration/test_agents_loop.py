@@ -175,6 +175,16 @@ async def test_answers_that_never_fit_end_the_run(store: Store) -> None:
     assert len(bench.port.requests) == 3
 
 
+async def test_only_unusable_answers_in_a_row_count(store: Store) -> None:
+    """A model that came to its senses in between has its chances again."""
+    bench = Bench(store, "no", "no", call("note", text="x"), "no", "no", '{"healthy": true}')
+
+    result = await bench.run(output_schema=Verdict)
+
+    assert result.output == Verdict(healthy=True)
+    assert result.iterations == 6
+
+
 async def test_the_iteration_limit_is_an_outcome(store: Store) -> None:
     """An agent that goes on asking stops after its last iteration, with what it did done."""
     bench = Bench(store, *(call("note", f"c{n}", text=str(n)) for n in range(9)))
@@ -338,13 +348,16 @@ async def test_two_agents_on_one_kernel_share_no_tools(store: Store) -> None:
 
 
 async def test_two_agents_in_one_run_have_names(store: Store) -> None:
-    """Steps of agents with different names never meet."""
+    """Steps of agents with different names never meet; the one that may end the run ends it."""
     bench = Bench(store, "first", "second")
 
     first = await bench.run(agent=AutonomousAgent(bench.kernel, name="drafter"), finish=False)
+    between = await bench.kernel.get_run_status(run_id="r")
     second = await bench.run(agent=AutonomousAgent(bench.kernel, name="reviewer"))
+    after = await bench.kernel.get_run_status(run_id="r")
 
     assert (first.output, second.output) == ("first", "second")
+    assert (between.status, after.status, after.reason) == ("active", "completed", "completed")
 
 
 async def test_a_flood_of_text_is_shortened(store: Store) -> None:
