@@ -379,11 +379,12 @@ ANALYST: list[tuple[str, Evidence, str, str]] = [
     ("blind", evidence(Severity.BLIND, checks=(seen("unknown"),)), "yes", "medium"),
     ("passed again", evidence(Severity.DEGRADED, checks=(seen("fail", "pass"),)), "no", "high"),
     (
-        "passed, but its process is gone",
-        evidence(checks=(seen("pass"),), process={"state": "exited", "signal": 9}),
+        "killed, which no check has seen",
+        evidence(checks=(seen("pass"),), process={"signal": 9}),
         "yes",
         "critical",
     ),
+    ("ended, and was slow", evidence(Severity.DEGRADED, checks=(seen("pass"),), process={"running": False}), "yes", "high"),
     ("nothing was looked at", evidence(), "yes", "critical"),
 ]
 

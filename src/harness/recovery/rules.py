@@ -165,7 +165,7 @@ def _by(facts: Facts, known: Heard, found: Diagnosis) -> Move:
         case "wait" if known.waits < MAX_WAITS:
             return Move("check_now", {"service": facts.target}, f"Wait for fresh results: {why}.")
         case "wait" | "escalate":
-            told = f"unknown: {why}" if not found.known or found.remedy == "wait" else why
+            told = f"unknown: {found.reason}" if not found.known or found.remedy == "wait" else why
             return _conclude("escalated", told)
         case "restart_service" if found.rule == "slow" and not known.metrics:
             return Move("query_metrics", {"service": facts.target}, "See how slow it is, and since when.")
@@ -218,8 +218,8 @@ def analysed(prompt: str) -> dict[str, Any]:
         raise ModelMalformed(f"rules found no evidence in the analyst's question: {error}") from error
     failure, process = evidence.failure, evidence.process
     passed = bool(evidence.checks) and all(check.recent[-1:] == ("pass",) for check in evidence.checks)
-    gone = process.get("running") is False or process.get("state") in ("exited", "gave_up", "blocked")
-    needed = gone or not passed
+    ended = process.get("running") is False or any(process.get(name) is not None for name in ("signal", "code"))
+    needed = failure.severity is Severity.DOWN or ended or not passed  # checks may be older than the end of a process
     shown = "; ".join(_check_words(check) for check in evidence.checks) or "nothing else is checked"
     well = "runs and passes" if failure.severity is Severity.DOWN else "passes"
     priorities = {Severity.DOWN: "critical", Severity.DEGRADED: failure.priority, Severity.BLIND: "medium"}
