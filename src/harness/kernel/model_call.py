@@ -71,9 +71,16 @@ class Caller:
         self._port = port
         self._dearest: dict[str, int] = {}  # call of each model so far, micro-USD
 
+    def check(self) -> None:
+        """Raise `UsageError` if nobody can be asked."""
+        if self._port is None:
+            raise UsageError("this kernel has no model port; give Kernel(model_port=…) one")
+
     async def reject(self, run: RunState, ask: Ask, error: Exception) -> None:
         """Record a refusal."""
         reason = "budget" if isinstance(error, BudgetExceeded) else "middleware"
+        if isinstance(error, UsageError):
+            reason = "arguments"
         await self.steps.reject(run, ask.step, kind="model", name=ask.model, input_hash=ask.input, reason=reason, error=error)
 
     def cost(self, model: str, usage: Usage) -> int:
@@ -101,8 +108,7 @@ class Caller:
 
     async def complete(self, run: RunState, ask: Ask) -> ModelResult:
         """Ask the model once."""
-        if self._port is None:
-            raise UsageError("this kernel has no model port; give Kernel(model_port=…) one")
+        assert self._port is not None
         request = ModelRequest(
             model=ask.model, messages=ask.messages, allowed_tools=ask.toolset.definitions, output_schema=ask.schema,
             options=ask.options, run_id=run.run_id,
@@ -145,6 +151,7 @@ class Execution:
 
     async def run(self) -> StepModelResult:
         """Attempts, until one ends the step."""
+        self._caller.check()
         last = self._attempt + self._steps.policy.model_attempts
         clock = self._steps.store.clock
         while True:
@@ -175,6 +182,11 @@ class Execution:
                 run_id=run.run_id, tenant=ask.tenant, model=ask.model, usage=result.usage, output=output,
                 tool_calls=result.tool_calls,
             )  # fmt: skip
+        except UsageError as error:  # the port cannot do what is asked of it, and has done nothing
+            announcement.close()
+            self._steps.purse.settle(run, reserved=reserved, cost=0)
+            await self._caller.reject(run, ask, error)
+            raise
         except Exception as error:
             cost = 0 if result is None else self._caller.cost(ask.model, result.usage)
             if may_retry and isinstance(error, ModelUnavailable):
@@ -279,10 +291,10 @@ class Execution:
         appended = await self._write(announcement, started, [self._draft(records.STEP_FAILED, ended)], guards)
         self._steps.end(self._run, self._ask.step, appended.last)
 
-    async def _retry(self, announcement: Announcement, started: StepStarted, error: Exception, cost: int) -> None:
+    async def _retry(self, announcement: Announcement, started: StepStarted, error: ModelUnavailable, cost: int) -> None:
         announced = announcement.close()
         overdraft, guards = self._steps.purse.settle(self._run, reserved=started.reserved, cost=cost)
-        seconds = self._steps.policy.retry_seconds(self._attempt)
+        seconds = self._steps.policy.retry_seconds(self._attempt, error.retry_after_seconds)
         self._not_before_us = self._steps.store.clock.now_us() + round(seconds * 1_000_000)
         retried = records.StepRetried(
             attempt=self._attempt, error=type(error).__name__, message=str(error), next_at_us=self._not_before_us, cost=cost,

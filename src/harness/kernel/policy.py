@@ -25,6 +25,6 @@ class KernelPolicy:
         if self.model_attempts < 1 or self.lease_seconds <= 0 or self.lease_wait_seconds < 0:
             raise UsageError("a kernel's policy needs model_attempts >= 1, lease_seconds > 0 and lease_wait_seconds >= 0")
 
-    def retry_seconds(self, attempt: int) -> float:
-        """How long to wait after this attempt failed."""
-        return min(self.retry_max_seconds, self.retry_base_seconds * 2 ** (attempt - 1))
+    def retry_seconds(self, attempt: int, asked: float | None = None) -> float:
+        """How long to wait after this attempt failed; `asked` is what the provider asked for."""
+        return min(self.retry_max_seconds, max(self.retry_base_seconds * 2 ** (attempt - 1), asked or 0))

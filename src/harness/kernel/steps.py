@@ -157,8 +157,8 @@ class Steps:
         run.steps[step] = Entry(event.type, event.seq, event.data)
 
     def parent_of(self, run: RunState, scope: Scope, parent: str | None) -> str | None:
-        """The newest event of the step that led to this one, as `stream#seq`."""
-        entry = None if parent is None else run.steps.get(step_id(scope, parent))
+        """The newest event of the step that led to those in this scope, as `stream#seq`."""
+        entry = None if parent is None else run.steps.get(step_id(scope[:-1], parent))
         return None if entry is None else f"{run.stream}#{entry.seq}"
 
     async def reject(
