@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Sequence
 
 import anyio
 import msgspec
@@ -16,7 +17,7 @@ from anyio.abc import TaskGroup
 
 from harness.clock import MICROSECONDS
 from harness.errors import Busy, Conflict, IllegalTransition, LeaseHeld
-from harness.ledger import Acquire, Draft, Expect, Lease, Store, Write
+from harness.ledger import Acquire, Appended, Draft, Event, Expect, Guard, Lease, Store, Write
 from harness.work.dependencies import named
 from harness.work.facts import Claimed
 from harness.work.item import Claim, Filter, Item, clean, expiry, lease_of, stream_of, ttl_of
@@ -62,6 +63,7 @@ class Claims:
         self._store = store
         self._table = table
         self._spread = Spread()
+        self._taking: set[str] = set()  # what other tasks of this process are about to take
         self._renewed: dict[str, int] = {}  # items whose lease is known to last longer than their last claim says
 
     async def claim(self, holder: str, *, ttl_seconds: float, match: Filter, parent: str | None) -> Claim | None:
@@ -70,6 +72,7 @@ class Claims:
             item = await self._most_urgent(match)
             if item is None:
                 return None
+            self._taking.add(item.id)
             try:
                 claim = await self._take(item, holder, ttl_seconds, parent)
             except LeaseHeld as error:
@@ -79,13 +82,15 @@ class Claims:
             else:
                 self._spread.won()
                 return claim
+            finally:
+                self._taking.discard(item.id)
         raise Conflict(f"{_TRIES} claims in a row were lost to others; try again")
 
     async def _most_urgent(self, match: Filter) -> Item | None:
         now, skip = self._store.clock.now_us(), self._spread.skip()
-        items = await self._table.claimable(match, now, skip=skip)
+        items = await self._table.claimable(match, now, but=self._taking, skip=skip)
         if skip and not any(item.ready for item in items):  # there are not so many equally urgent ones
-            items = await self._table.claimable(match, now, skip=0)
+            items = await self._table.claimable(match, now, but=self._taking, skip=0)
         best: Item | None = None
         for item in items:
             if best is not None and (best.priority, -best.created_us) >= (item.priority, -item.created_us):
@@ -150,7 +155,7 @@ class Claims:
             write = Write(stream_of(item.id), (Draft(type="item.claimed", payload=fact, parent=parent),))
             guards = (Expect(write.stream, item.seq), Acquire(lease, holder, token, ttl_seconds))
             try:
-                event = (await self._store.append(write, guards=guards)).first
+                event = await self._append(write, guards)
             except Conflict as error:
                 if isinstance(error, LeaseHeld) or error.name != lease or error.actual is None or error.actual + 1 == token:
                     raise
@@ -158,6 +163,13 @@ class Claims:
                 continue
             claimed = _claimed(item, fact, event.seq, event.ts)
             return Claim(item=claimed, lease=lease, token=token, holder=holder, ttl_seconds=ttl_seconds, taken_from=taken_from)
+
+    async def _append(self, write: Write, guards: Sequence[Guard]) -> Event:
+        appended: Appended | None = None
+        with anyio.CancelScope(shield=True):  # it cannot be taken back, so whoever made a claim gets it
+            appended = await self._store.append(write, guards=guards)
+        assert appended is not None  # a shielded scope swallows nothing
+        return appended.first
 
     async def renew(self, claim: Claim, ttl_seconds: float | None) -> Lease:
         """Lengthen the claim from now on. Raises `Fenced` if it was lost."""

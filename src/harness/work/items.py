@@ -138,7 +138,10 @@ class Items:
         match: Filter = _EVERYTHING,
         parent: str | None = None,
     ) -> Claim:
-        """As `claim`, and waits for something to claim: for an item's event or the end of a lease. Cancellable."""
+        """As `claim`, and waits for something to claim: for an item's event or the end of a lease.
+
+        Cancellable while it waits; a claim that was made is always given, so release it if you cannot use it.
+        """
         return await self._claims.wait(holder, ttl_seconds=ttl_seconds, match=match, parent=parent)
 
     async def renew(self, claim: Claim, *, ttl_seconds: float | None = None) -> Lease:

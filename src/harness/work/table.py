@@ -8,8 +8,8 @@ from typing import Literal, cast
 from harness.errors import NotFound
 from harness.ledger import Store, Value
 from harness.work.item import Filter, Item
-from harness.work.transitions import Status
-from harness.work.view import COLUMNS, ITEM_VIEW, READY, item_of
+from harness.work.transitions import TERMINAL, Status
+from harness.work.view import COLUMNS, ITEM_VIEW, PLACES, READY, item_of
 
 Order = Literal["urgent", "newest"]
 
@@ -18,6 +18,13 @@ _ORDERS: dict[Order, str] = {
     "newest": "created_us DESC, id DESC",
 }
 _EVERYTHING = Filter()
+_STATES: dict[str, frozenset[Status]] = {
+    "ready": frozenset({Status.PENDING}),
+    "waiting": frozenset({Status.PENDING}),
+    "claimed": frozenset({Status.IN_PROGRESS}),
+    "held": frozenset({Status.VERIFYING, Status.BLOCKED, Status.PARKED}),
+    "closed": TERMINAL,
+}
 _AT_ONCE = 500  # ids in one statement
 
 _REACHABLE = """WITH RECURSIVE reach(id) AS (
@@ -73,18 +80,25 @@ class Table:
 
     async def counts(self) -> dict[str, int]:
         """How many items are in each state, and how many are `ready`."""
-        counts = dict.fromkeys((status.value for status in Status), 0)
-        for status, count in await self.rows("SELECT status, COUNT(*) FROM items GROUP BY status"):
-            counts[cast("str", status)] = cast("int", count)
-        ready = await self.rows(f"SELECT COUNT(*) FROM items WHERE {READY}")
-        return {**counts, "ready": cast("int", ready[0][0])}
+        counts = dict.fromkeys((*(status.value for status in Status), "ready"), 0)
+        sql = " UNION ALL ".join(
+            f"SELECT '{place}', status, COUNT(*) FROM items WHERE {where} GROUP BY status" for place, where in PLACES.items()
+        )
+        for place, status, count in await self.rows(sql):
+            counts[cast("str", status)] += cast("int", count)
+            if place == "ready":
+                counts["ready"] += cast("int", count)
+        return counts
 
-    async def claimable(self, match: Filter, now_us: int, *, skip: int) -> list[Item]:
-        """The most urgent ready item, and those whose claim may have expired.
+    async def claimable(self, match: Filter, now_us: int, *, but: Collection[str], skip: int) -> list[Item]:
+        """The most urgent ready item, and those whose claim may have expired, but none of these.
 
         With `skip`, the so-manieth of those that are as urgent as the most urgent one, if there are so many.
         """
         where, values = conditions(match)
+        if but:
+            where.append(f"id NOT IN ({', '.join('?' * len(but))})")
+            values += but
         ready = " AND ".join([READY, *where])
         chosen = f"SELECT {COLUMNS} FROM items WHERE {ready}"
         if skip:
@@ -118,19 +132,32 @@ class Table:
     ) -> list[Item]:
         """Items that fulfil every condition given."""
         where, values = conditions(match)
-        if statuses:
-            where.append(f"status IN ({', '.join('?' * len(statuses))})")
-            values += [status.value for status in statuses]
-        if ready is not None:
-            where.append(f"{'' if ready else 'NOT '}({READY})")
         for column, value in (("fingerprint", fingerprint), ("holder", holder)):
             if value is not None:
                 where.append(f"{column} = ?")
                 values.append(value)
-        clause = f"WHERE {' AND '.join(where)} " if where else ""
-        page = "" if limit is None and not offset else "LIMIT ? OFFSET ?"
-        bounds = (2**62 if limit is None else limit, offset) if page else ()
-        return await self.items(f"{clause}ORDER BY {_ORDERS[order]} {page}", *values, *bounds)
+        parts = places(statuses, ready)
+        if not parts:
+            return []
+        sql = " UNION ALL ".join(f"SELECT {COLUMNS} FROM items WHERE {' AND '.join([part, *where])}" for part in parts)
+        page = "" if limit is None and not offset else f"LIMIT {2**62 if limit is None else int(limit)} OFFSET {int(offset)}"
+        rows = await self.rows(f"{sql} ORDER BY {_ORDERS[order]} {page}", *values * len(parts))
+        return [item_of(row) for row in rows]
+
+
+def places(statuses: Collection[Status], ready: bool | None) -> list[str]:
+    """Conditions that cover these states, or all, each one answered from an index."""
+    if not statuses and ready is None:
+        return ["1 = 1"]
+    wanted = frozenset(statuses or Status)
+    parts: list[str] = []
+    for place, states in _STATES.items():
+        chosen = sorted(wanted & states)
+        if not chosen or (ready is not None and ready is not (place == "ready")):
+            continue
+        narrower = "" if len(chosen) == len(states) else f" AND status IN ({', '.join(repr(state.value) for state in chosen)})"
+        parts.append(f"{PLACES[place]}{narrower}")
+    return parts
 
 
 def conditions(match: Filter) -> tuple[list[str], list[Value]]:

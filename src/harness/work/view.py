@@ -50,13 +50,24 @@ _COLUMNS: dict[str, str] = {
     "result_seq": "BIGINT NOT NULL",  # which event the result is from
 }
 
-READY = "status = 'pending' AND waiting = 0"
+PLACES: dict[str, str] = {
+    "ready": "status = 'pending' AND waiting = 0",
+    "waiting": "status = 'pending' AND waiting > 0",
+    "claimed": "status = 'in_progress'",
+    "held": "status IN ('verifying', 'blocked', 'parked')",
+    "closed": "status IN ('completed', 'failed', 'cancelled')",
+}
+"""Where an item stands: in exactly one of these. Each has an index of its own, so that a change writes few pages."""
+
+READY = PLACES["ready"]
 
 _DDL = (
     f"CREATE TABLE IF NOT EXISTS items ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())})",
-    f"CREATE INDEX IF NOT EXISTS items_ready ON items (priority DESC, created_us, id) WHERE {READY}",
-    "CREATE INDEX IF NOT EXISTS items_claimed ON items (expires_us) WHERE status = 'in_progress'",
-    "CREATE INDEX IF NOT EXISTS items_by_status ON items (status, priority DESC, created_us, id)",
+    f"CREATE INDEX IF NOT EXISTS items_ready ON items (priority DESC, created_us, id) WHERE {PLACES['ready']}",
+    f"CREATE INDEX IF NOT EXISTS items_waiting ON items (priority DESC, created_us, id) WHERE {PLACES['waiting']}",
+    f"CREATE INDEX IF NOT EXISTS items_claimed ON items (expires_us) WHERE {PLACES['claimed']}",
+    f"CREATE INDEX IF NOT EXISTS items_held ON items (status, priority DESC, created_us, id) WHERE {PLACES['held']}",
+    f"CREATE INDEX IF NOT EXISTS items_closed ON items (status, closed_us) WHERE {PLACES['closed']}",
     "CREATE INDEX IF NOT EXISTS items_by_source ON items (source_type, source_id)",
     "CREATE INDEX IF NOT EXISTS items_by_fingerprint ON items (fingerprint) WHERE fingerprint IS NOT NULL",
     "CREATE TABLE IF NOT EXISTS items_depends (item TEXT NOT NULL, needs TEXT NOT NULL, PRIMARY KEY (item, needs))",
