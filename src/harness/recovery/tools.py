@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.clock import MICROSECONDS
 from harness.errors import LedgerError, OutcomeUnknown, StepRejected
-from harness.kernel import Probed, Tool, ToolExecutionContext, ToolRegistry
+from harness.kernel import Probed, ToolExecutionContext, ToolRegistry
 from harness.ledger import Store, Write
 from harness.recovery.declarations import Declarations
 from harness.recovery.engagement import Engagement
@@ -23,6 +23,7 @@ from harness.recovery.facts import ActionKind, IncidentConcluded, Value, draft, 
 from harness.recovery.proposing import Proposals
 from harness.recovery.reading import MAX_LINES, FileRoot
 from harness.recovery.samples import latest_samples
+from harness.recovery.typed_tool import TypedTool
 from harness.text import cleaned
 from harness.work import Items
 
@@ -83,14 +84,14 @@ class RecoveryTools:
                     self.service_status, self.query_logs, self.query_metrics, self.check_now,
                     self.read_file, self.list_files, self.search_code,
                 )),
-                Tool(self.add_ticket_note, side_effect=True, risk_level="low", on_unknown="probe", probe=self._noted),
-                Tool(self.update_ticket_status, risk_level="low"),
-                Tool(self.propose_action, side_effect=True, risk_level="high", on_unknown="probe", probe=self._proposed),
+                TypedTool(self.add_ticket_note, side_effect=True, risk_level="low", on_unknown="probe", probe=self._noted),
+                TypedTool(self.update_ticket_status, risk_level="low"),
+                TypedTool(self.propose_action, side_effect=True, risk_level="high", on_unknown="probe", probe=self._proposed),
             ]
         )  # fmt: skip
 
-    def _reading(self, function: Callable[..., Any]) -> Tool:
-        return Tool(function, risk_level="low")
+    def _reading(self, function: Callable[..., Any]) -> TypedTool:
+        return TypedTool(function, risk_level="low")
 
     # Looking
 
