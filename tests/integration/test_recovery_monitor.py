@@ -560,7 +560,7 @@ async def test_a_service_without_invariants_is_watched_by_its_readiness(stage: S
 
 
 async def test_the_incident_tells_its_times(stage: Stage) -> None:
-    """Times count from the injected fault, and the timeline holds the service, the checks, the runs and the item."""
+    """Times count from the injected fault, and the timeline holds the service, the runs and the item."""
     await stage.running()
 
     async with stage.watched() as monitor:
@@ -577,7 +577,7 @@ async def test_the_incident_tells_its_times(stage: Stage) -> None:
     order = [told[f"{name}_s"] for name in ("detected", "ticket", "acted", "verified")]
     assert order == sorted(order, key=lambda each: float(str(each)))
     assert told["status"] == "completed"
-    assert {event.stream.partition("/")[0] for event in incident.events} >= {"service", "check", "incident", "item"}
+    assert {event.stream.partition("/")[0] for event in incident.events} >= {"service", "run", "incident", "item"}
     assert [each.ticket for each in await list_incidents(stage.store)] == [ticket.id]
 
 

@@ -228,3 +228,35 @@ async def test_many_checks_are_on_time_and_cheap() -> None:
 
     assert schedule.latest_late < 0.25
     assert spent / len(looks) < 0.0025, "the server of the test is in this figure too"
+
+
+async def test_a_check_that_has_just_looked_does_not_look_again_at_once() -> None:
+    """Two looks a few milliseconds apart are one look: a hurry keeps its half second, an order does not."""
+    looks: list[float] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        looks.append(asyncio.get_running_loop().time())
+        writer.write(OK + b'{"status":"ok"}')
+
+    async with serving(serve) as port:
+        schedule: Schedule
+
+        def saw(check: Check, sample: Sample) -> None:
+            schedule.hurry(["c"])
+            if len(looks) == 3:
+                schedule.look_now(["c"])
+
+        schedule = Schedule(SystemClock(), lambda _: {}, saw)
+        schedule.set_checks([build_check(Invariant(name="c", query=f"http://127.0.0.1:{port}/", interval_seconds=60))])
+        running = asyncio.ensure_future(schedule.run())
+        async with asyncio.timeout(10):
+            while len(looks) < 4:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+    assert looks[1] - looks[0] >= 0.45
+    assert looks[2] - looks[1] >= 0.45
+    assert looks[3] - looks[2] < 0.45

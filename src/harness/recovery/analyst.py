@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -213,6 +214,12 @@ class Analyst:
         async with Kernel(store=self._store) as kernel:
             with suppress(HarnessError):  # it ended just now
                 await kernel.finish_run(run_id=run, failed=True, reason="its monitor died")
+
+
+def warm() -> None:
+    """Load the kernel and the rules, which takes a tenth of a second."""
+    import_module("harness.kernel.kernel")
+    import_module("harness.recovery.rules")
 
 
 def port_named(name: str) -> ModelPort:

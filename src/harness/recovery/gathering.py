@@ -9,6 +9,7 @@ from harness.recovery.analyst import CheckEvidence, Evidence
 from harness.recovery.board import Board, Known
 from harness.recovery.checks import Sample
 from harness.recovery.failures import Failure
+from harness.recovery.picture import Phase
 from harness.recovery.samples import read_samples
 from harness.text import decoded
 
@@ -23,10 +24,12 @@ def gather(board: Board, failure: Failure, *, home: Path, root: Path, earlier: t
     declared = life.declared
     samples = read_samples(home, target=failure.target) if failure.target else read_samples(home, check=failure.root)
     restart = declared.restart if declared else None
+    since_us = life.since_us if life.phase is Phase.DOWN else 0  # looks at a process that has ended since mislead
+    fresh = [sample for sample in samples if sample.started_us >= since_us]
     return Evidence(
         failure=failure,
-        process={**life.facts, "state": life.words, "restart": restart} if life.state else {},
-        checks=tuple(_told(known, samples) for known in board.of_subject(failure.subject)),
+        process={**life.facts, "state": life.words, "running": life.running(), "restart": restart} if life.state else {},
+        checks=tuple(_told(known, fresh) for known in board.of_subject(failure.subject)),
         earlier=earlier,
         log=_end_of(root / declared.log, LOG_BYTES) if declared and declared.log else "",
         configuration=_end_of(root / declared.config, CONFIGURATION_BYTES) if declared and declared.config else "",
@@ -35,7 +38,7 @@ def gather(board: Board, failure: Failure, *, home: Path, root: Path, earlier: t
 
 def _told(known: Known, samples: list[Sample]) -> CheckEvidence:
     mine = [sample for sample in samples if sample.check == known.check.name][-_SAMPLES:]
-    newest = known.newest or (mine[-1] if mine else None)
+    newest = mine[-1] if mine else None
     return CheckEvidence(
         name=known.check.name,
         query=known.check.query.text,

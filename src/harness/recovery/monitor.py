@@ -22,7 +22,7 @@ from harness.errors import Busy, DeclarationError, Fenced, HarnessError, LeaseHe
 from harness.ledger import Acquire, Cursor, Event, Fence, Guard, Release, Store, Write
 from harness.processes import Identity
 from harness.recovery import registry
-from harness.recovery.analyst import Analyst
+from harness.recovery.analyst import Analyst, warm
 from harness.recovery.board import Board, Known, changed, subject_of
 from harness.recovery.checks import Check, Sample, build_check
 from harness.recovery.declarations import Declarations, Invariant, Service
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 20.0
 TICK_SECONDS = 1.0
+WARM_SECONDS = 2.0
 _FILES = 8192  # sockets that may be open at a time
 _EVENTS_KEPT = 60  # of a service's stream, enough to know its process
 _TYPES = (CheckDeclared.TYPE, CheckSilenced.TYPE)
@@ -140,7 +141,7 @@ class Monitor:
             await self._recall(await self._checks())
             self._ring = SampleRing(samples_path(self._home), checks=len(self.board.checks))
             async with anyio.create_task_group() as self._tasks:
-                for task in (self._beat, self._write_changes, self.schedule.run, self._tick):
+                for task in (self._beat, self._write_changes, self.schedule.run, self._tick, self._warm):
                     self._tasks.start_soon(task)
                 self._tasks.start_soon(self._follow, cursor)
         finally:
@@ -175,6 +176,11 @@ class Monitor:
                 self._looks_at_beat = self.schedule.looks
                 with suppress(Busy):  # the next beat is soon enough
                     await self._store.renew(MONITOR_LEASE, self._token, max(LEASE_SECONDS, 2 * slowest))
+
+    async def _warm(self) -> None:
+        """Load what the first incident needs before there is one."""
+        await self._store.clock.sleep(WARM_SECONDS)
+        await asyncio.to_thread(warm)
 
     # What is known
 

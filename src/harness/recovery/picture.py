@@ -112,6 +112,8 @@ def apply(life: Life, event: Event) -> Life:
             phase, words = Phase.DOWN, f"its supervisor gave up after {fact.restarts} restarts: {fact.reason}"
         case ServiceBlocked(kind="dependency"):
             phase, words = Phase.COMING, f"it waits for what it depends on: {fact.reason}"
+        case ServiceBlocked() if life.own:
+            phase, words = Phase.COMING, f"its supervisor cannot start it now: {fact.reason}"
         case ServiceBlocked():
             phase, words = Phase.DOWN, f"it cannot be started: {fact.reason}"
         case ServiceStopping():

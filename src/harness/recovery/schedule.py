@@ -39,7 +39,8 @@ class Watch:
     check: Check
     origin: float  # its grid: origin plus whole intervals
     due: float
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    began: float = 0.0  # the newest look
+    wake: asyncio.Event = field(default_factory=asyncio.Event)  # `due` was changed
     stop: bool = False
 
 
@@ -74,17 +75,22 @@ class Schedule:
         self._changed.set()
 
     def hurry(self, names: Iterable[str]) -> None:
-        """Look at these at once, and then every 0.5 s."""
+        """Look at these at once, and then every 0.5 s. One that has just looked waits for the 0.5 s to be over."""
         for name in names:
-            if name in self._watches and name not in self._hurrying:
+            watch = self._watches.get(name)
+            if watch is not None and name not in self._hurrying:
                 self._hurrying.add(name)
-                self._watches[name].wake.set()
+                self._bring_forward(watch, watch.began + HURRY_SECONDS)
 
     def look_now(self, names: Iterable[str]) -> None:
-        """Look at these at once, also if they look often already."""
+        """Look at these at once, also if they have just looked."""
         for name in names:
             if name in self._watches:
-                self._watches[name].wake.set()
+                self._bring_forward(self._watches[name], 0.0)
+
+    def _bring_forward(self, watch: Watch, due: float) -> None:
+        watch.due = min(watch.due, max(due, asyncio.get_running_loop().time()))
+        watch.wake.set()
 
     def calm(self, names: Iterable[str]) -> None:
         """Go back to the checks' own clocks."""
@@ -105,21 +111,19 @@ class Schedule:
 
     async def _keep_looking(self, watch: Watch) -> None:
         time = asyncio.get_running_loop().time
-        while True:
-            await self._until(watch, time())
+        while not watch.stop:
+            await self._until_due(watch)
             if watch.stop:
                 return
-            began = time()
-            if watch.wake.is_set():
-                watch.wake.clear()
-            else:
-                self.latest_late = max(self.latest_late, began - watch.due)
+            watch.began = time()
+            self.latest_late = max(self.latest_late, watch.began - watch.due)
+            watch.due = math.inf
             result = await self.look(watch.check)
             if watch.stop:
                 return
             self.looks += 1
             self._on_sample(watch.check, result)
-            watch.due = self._next(watch, began, time())
+            watch.due = min(watch.due, self._next(watch, time()))
 
     async def look(self, check: Check) -> Sample:
         """One look, now."""
@@ -127,15 +131,18 @@ class Schedule:
         seen = await probe(check, self._services)
         return sample(check, seen, started_us=started_us, ended_us=self._clock.now_us())
 
-    async def _until(self, watch: Watch, now: float) -> None:
-        if watch.due <= now:
-            await asyncio.sleep(0)
-        elif not watch.wake.is_set():
+    async def _until_due(self, watch: Watch) -> None:
+        loop = asyncio.get_running_loop()
+        while not watch.stop:
+            watch.wake.clear()
+            if watch.due <= loop.time():
+                await asyncio.sleep(0)
+                return
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(watch.due):
                     await watch.wake.wait()
 
-    def _next(self, watch: Watch, began: float, now: float) -> float:
+    def _next(self, watch: Watch, now: float) -> float:
         if watch.check.name in self._hurrying:
-            return max(began + hurry_interval(len(self._hurrying)), now)
+            return max(watch.began + hurry_interval(len(self._hurrying)), now)
         return beat_after(now, origin=watch.origin, interval=watch.check.invariant.interval_seconds)
