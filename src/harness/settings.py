@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_origin
 
 import msgspec
 
@@ -252,6 +252,7 @@ class Settings:
 
     def section(self, name: str, shape: type[T]) -> T:
         """A package's own section as its struct. Raises `UsageError` for what does not fit."""
+        self._refuse_unread(name, shape)
         given = {key: self.flags[f"{name}.{key}"] for key in field_names(shape) if self.flags.get(f"{name}.{key}") is not None}
         spoken = {key: value for key in field_names(shape) if (value := self._environment(name, key, shape)) is not None}
         return convert(self.document, (name,), shape, extra={**spoken, **given})
@@ -262,11 +263,22 @@ class Settings:
         if text is None:
             return None
         kind = next(known.type for known in msgspec.structs.fields(shape) if known.encode_name == key)
+        value = text.split(",") if get_origin(kind) is tuple else text
         try:
-            return msgspec.to_builtins(msgspec.convert(text, kind, strict=False))
+            return msgspec.to_builtins(msgspec.convert(value, kind, strict=False))
         except msgspec.ValidationError as problem:
             said = str(problem)
             raise UsageError(f"{variable}={text!r}: {said[:1].lower()}{said[1:]}") from problem
+
+    def _refuse_unread(self, section: str, shape: type[Any]) -> None:
+        """A variable of a section that no key of it reads would be a setting without effect."""
+        prefix = f"{_PREFIX}{section}_".upper()
+        known = {f"{prefix}{key}".upper() for key in field_names(shape)}
+        for variable in self.environment:
+            if variable.startswith(prefix) and variable not in known:
+                raise UsageError(
+                    f"{variable} is set in the environment, but [{section}] has no such key{nearest(variable, known)}"
+                )
 
 
 def load_settings(

@@ -118,6 +118,7 @@ async def test_it_finishes_what_it_has_begun_before_it_ends(tmp_path: Path) -> N
         slow = asyncio.ensure_future(client.get("/health"))
         await asyncio.sleep(0.05)
         until.set()
+        await asyncio.sleep(0.05)  # its accepted connection has sent nothing yet when the end begins
         writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         late = await reader.read()
         writer.close()

@@ -279,12 +279,14 @@ async def test_secrets_do_not_reach_a_service_unless_they_are_named(world: World
     assert "OTHER_API_KEY" not in seen
 
 
-async def test_what_a_service_wrote_reaches_the_ledger_without_escapes(world: World) -> None:
-    """The end of its output is data: no terminal escape in it survives."""
-    async with world.supervised(world.service("it", "printf", r"bad \033[31mred\033[0m", ready="log:never")):
+async def test_what_a_service_wrote_reaches_the_ledger_without_escapes_and_secrets(world: World) -> None:
+    """The end of its output is data: no terminal escape in it survives, and no secret that it was given."""
+    script = r"printf 'bad \033[31mred\033[0m '; echo is $MY_TOKEN"
+    it = world.service("it", "sh", "-c", script, ready="log:never", environment={"MY_TOKEN": "s3cret-of-mine"})
+    async with world.supervised(it):
         exited = (await world.wait_for("it", "service.exited")).load(facts.ServiceExited)
 
-    assert exited.last_output == "bad red"
+    assert exited.last_output == "bad red is [redacted known]"
 
 
 async def test_a_graceful_restart_refuses_no_request(world: World) -> None:

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
@@ -74,6 +74,7 @@ _VALUES = st.one_of(
 _KEYS = st.lists(st.text("ab", min_size=1, max_size=2), min_size=1, max_size=3).map(".".join)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(_KEYS, _VALUES), max_size=6))
 def test_after_any_edits_each_key_has_its_last_value(edits: list[tuple[str, int | bool | str | float]]) -> None:
     """Whatever is set, in whatever order, is what a reader finds; a refusal leaves everything as it was."""

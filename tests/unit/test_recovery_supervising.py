@@ -13,7 +13,7 @@ from harness.recovery import Service, facts, own_services
 from harness.recovery.actions import how_to_resume, pending_in
 from harness.recovery.facts import ActionKind, ActionRequested, Outcome
 from harness.recovery.supervisor.adoption import sort_out
-from harness.recovery.supervisor.launch import home_tag, parse_tag, tag_of
+from harness.recovery.supervisor.launch import home_tag, parse_tag, shown_command, tag_of
 from harness.recovery.supervisor.order import stop_stages
 
 HOME = Path("/somewhere/.harness")
@@ -119,6 +119,16 @@ async def test_requests_without_an_end_are_found_again() -> None:
     left = await pending_in(store)
 
     assert [(one.request.action_id, one.started is not None) for one in left] == [("begun", True), ("fresh", False)]
+
+
+def test_a_command_is_shown_without_its_secrets() -> None:
+    """Neither ledger nor page has a password that stands in an argv."""
+    declared = Service(name="it", command=("run", "--password", "hunter22", "--url=http://me:hunter22@x/", "--port", "80"))
+
+    shown = shown_command(declared)
+
+    assert "hunter22" not in " ".join(shown)
+    assert (shown[0], shown[-2:]) == ("run", ("--port", "80"))
 
 
 def test_own_processes_see_the_keys_they_need_and_no_more() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
@@ -22,6 +22,7 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8000
     timeout_seconds: float = 5.0
     open: bool = False
+    names: tuple[str, ...] = ()
 
 
 def project(folder: Path, text: str) -> Path:
@@ -79,6 +80,21 @@ def test_a_variable_of_the_wrong_type_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="HARNESS_WEB_PORT='many': expected `int`"):
         found.section("web", Door)
+
+
+def test_a_variable_without_effect_is_refused(tmp_path: Path) -> None:
+    """HARNESS_WEB_PROT would be read by nobody."""
+    found = load_settings(directory=tmp_path, environment={"HARNESS_WEB_PROT": "1"})
+
+    with pytest.raises(UsageError, match="did you mean 'HARNESS_WEB_PORT'"):
+        found.section("web", Door)
+
+
+def test_several_values_in_a_variable_are_separated_by_commas(tmp_path: Path) -> None:
+    """The environment has no lists, so a comma makes one."""
+    found = load_settings(directory=tmp_path, environment={"HARNESS_WEB_NAMES": "a,b"})
+
+    assert found.section("web", Door).names == ("a", "b")
 
 
 def test_a_misspelt_variable_is_refused_and_a_foreign_one_is_not(tmp_path: Path) -> None:
@@ -177,6 +193,7 @@ _SCALARS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(_WORDS, st.dictionaries(_WORDS, _SCALARS, max_size=4), max_size=4), st.sampled_from(["\n", "\r\n"]))
 def test_every_value_of_a_text_is_found_where_it_stands(tables: dict[str, dict[str, str]], newline: str) -> None:
     """Cutting at a place gives exactly the value that was written there."""

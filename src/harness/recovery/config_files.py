@@ -21,14 +21,12 @@ from typing import Any, cast
 from harness.errors import UsageError
 from harness.recovery.facts import Value
 from harness.settings import places
+from harness.text import redact
 
 ABSENT = ""
 """The version of a file that does not exist."""
 
 _MAX_BYTES = 1024 * 1024
-_SECRET_LINE = re.compile(
-    r"""(?ix) ^ ([-+ ]? \s* ["']? [\w.-]* (?:key|token|secret|password|passwd|credential)s? ["']? \s* [=:] \s*) (.+) $"""
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +154,7 @@ def difference(path: str, before: bytes | None, after: bytes | None) -> str:
         f"{path} (after)" if after is not None else "(absent)",
         lineterm="",
     )
-    return "\n".join(_SECRET_LINE.sub(r"\1…", line) for line in lines)
+    return redact("\n".join(lines))
 
 
 class ConfigFile:

@@ -219,10 +219,17 @@ def service_problem(service: Service) -> tuple[str, str] | None:
         return "listen", "must be host:port"
     if not hasattr(signal, f"SIG{service.stop_signal}"):
         return "stop_signal", f"{service.stop_signal!r} is no signal; write TERM, INT, HUP, QUIT"
-    for key in ("ready_timeout_seconds", "back_off_seconds", "back_off_max_seconds", "give_up_window_seconds", "log_max_bytes"):
+    for key in (
+        "ready_timeout_seconds",
+        "back_off_seconds",
+        "back_off_max_seconds",
+        "give_up_window_seconds",
+        "log_max_bytes",
+        "log_keep",
+    ):
         if getattr(service, key) <= 0:
             return key, "must be above zero"
-    for key in ("stop_timeout_seconds", "give_up_after", "log_keep"):
+    for key in ("stop_timeout_seconds", "give_up_after"):
         if getattr(service, key) < 0:
             return key, "must not be below zero"
     return None

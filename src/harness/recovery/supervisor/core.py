@@ -343,22 +343,27 @@ class Supervisor:
 
     async def _end(self, unit: Unit) -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._end_sooner, unit)
+            tasks.start_soon(self._end_sooner, unit, tasks.cancel_scope)
             try:
                 await unit.finish(Intent(reason=self._reason))
             except HarnessError as problem:
                 self.complain(f"{unit.name}: {problem}")
             tasks.cancel_scope.cancel()
 
-    async def _end_sooner(self, unit: Unit) -> None:
+    async def _end_sooner(self, unit: Unit, ending: anyio.CancelScope) -> None:
+        """Asked twice: kill it; what the system itself holds fast is named and left."""
         await self._hurry.wait()
-        await unit.hurry()
+        try:
+            await unit.hurry()
+        except ProcessError as problem:
+            self.complain(f"{unit.name}: {problem}")
+            ending.cancel()
 
 
 def _declaration(service: Service, home: Path) -> facts.ServiceDeclared:
     digest = sha256(msgspec.json.encode(service, order="sorted")).hexdigest()[:32]
     return facts.ServiceDeclared(
-        name=service.name, command=service.command, ready=service.ready, restart=service.restart,
+        name=service.name, command=launch.shown_command(service), ready=service.ready, restart=service.restart,
         depends_on=service.depends_on, own=service.own, config=service.config, address=service.address,
         log=str(log_path(home, service.name)), digest=digest,
     )  # fmt: skip

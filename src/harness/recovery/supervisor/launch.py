@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from harness.recovery.declarations import Service
 from harness.recovery.folders import chaos_path
+from harness.text import redact, secret_name
 
 _TAG = "harness-service"
 _LISTEN = "0A"  # the state of a listening socket in /proc/net/tcp
@@ -27,11 +28,20 @@ def argv_of(service: Service) -> tuple[str, ...]:
     return service.command
 
 
+def shown_command(service: Service) -> tuple[str, ...]:
+    """The command as the ledger and the page may have it: without passwords and keys."""
+    before = ("", *service.command)
+    pairs = zip(before, service.command, strict=False)
+    return tuple("[redacted value]" if flag.startswith("-") and secret_name(flag) else redact(word) for flag, word in pairs)
+
+
 def environment_of(service: Service, home: Path) -> dict[str, str]:
     """The complete environment: without secrets that are not named, with what Harness tells its services."""
     from harness.processes import clean_env
 
     told = {"HARNESS_HOME": str(home), "HARNESS_CHAOS_FILE": str(chaos_path(home, service.name)), "PYTHONUNBUFFERED": "1"}
+    if config := os.environ.get("HARNESS_CONFIG"):
+        told["HARNESS_CONFIG"] = str(Path(config).absolute())  # it may be started in another directory
     return clean_env({**told, **service.environment}, keep=service.secrets)
 
 

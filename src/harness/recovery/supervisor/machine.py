@@ -288,7 +288,7 @@ def _spawn_answered(state: State, epoch: int, spawned: bool, policy: Service, no
 
 
 def _ended(state: State, policy: Service, now_us: int) -> Step:
-    if state.phase not in (Phase.STOPPING, Phase.CLEANING) or state.spawning:
+    if state.phase not in (Phase.STOPPING, Phase.CLEANING):
         return state, ()
     if not state.wanted:
         return replace(state, phase=Phase.DOWN, next=None), ()

@@ -24,7 +24,7 @@ from harness.recovery.declarations import Service
 from harness.recovery.folders import fifo_path, log_path
 from harness.recovery.supervisor import launch, machine, readiness
 from harness.recovery.supervisor.machine import Intent, Phase, State
-from harness.text import cleaned
+from harness.text import cleaned, secrets_of
 
 if TYPE_CHECKING:
     from harness.processes import Process, RotatingLog
@@ -128,7 +128,8 @@ class Unit:
             return ""
         lines = self._log.tail(_LAST_LINES, max_bytes=4 * _LAST_CHARACTERS)
         text = "\n".join(line.text for line in lines if line.offset >= self._from)
-        return cleaned(text, limit=_LAST_CHARACTERS)
+        known = secrets_of(launch.environment_of(self.service, self._recorder.home))
+        return cleaned(text, known=known, limit=_LAST_CHARACTERS)
 
     # Working
 
@@ -302,7 +303,7 @@ class Unit:
 
         if self._log is None:
             path = log_path(self._recorder.home, self.name)
-            self._log = RotatingLog(path, self.service.log_max_bytes, max(1, self.service.log_keep))
+            self._log = RotatingLog(path, self.service.log_max_bytes, self.service.log_keep)
         return self._log
 
     def output(self) -> tuple[Callable[[bytes], object], RotatingLog]:
