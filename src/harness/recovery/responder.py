@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import msgspec
 
 from harness.errors import Fenced, HarnessError, IllegalTransition, LedgerError, NotFound
 from harness.kernel import Kernel
@@ -23,6 +24,7 @@ from harness.recovery.attempts import AgentSettings, Desk, port_named
 from harness.recovery.declarations import Declarations
 from harness.recovery.facts import IncidentActionDecided, fact_of, incident_stream
 from harness.recovery.pause import wait_paused, wait_unpaused
+from harness.recovery.rules import NAME as RULES
 from harness.recovery.rules import RuleModel
 from harness.recovery.tools import RecoveryTools
 from harness.text import cleaned, secrets_of
@@ -54,6 +56,8 @@ async def run_responder(
     configured model cannot be reached as it is configured, and the ledger's own errors.
     """
     settings = settings or AgentSettings()
+    if port is not None and settings.model == RULES:  # nothing but the rules is labelled as theirs
+        settings = msgspec.structs.replace(settings, model=type(port).__name__)
     secrets = secrets_of(os.environ) if known is None else tuple(known)
     with _place(home) as number:
         kernel = Kernel(store=store, model_port=port or port_named(settings.model))
