@@ -71,6 +71,10 @@ class Leases:
                 return
             deadline = self._store.clock.monotonic() + self._wait_seconds
             while True:
+                await self.catch_up(run)
+                entry = run.steps.get(step)
+                if entry is not None and entry.ended:
+                    return
                 lease = await self._store.lease(run.lease)
                 if lease is None or not lease.held_at(self._store.clock.now_us()) or lease.holder == self.name:
                     if await self._acquire(run, lease):
@@ -84,9 +88,6 @@ class Leases:
                 if self._store.clock.monotonic() >= deadline:
                     raise LeaseHeld(run.lease, holder=lease.holder, expires_us=lease.expires_us)
                 await self._wait(run)
-                entry = run.steps.get(step)
-                if entry is not None and entry.ended:
-                    return
 
     async def _lengthen(self, run: RunState) -> bool:
         try:
@@ -123,7 +124,6 @@ class Leases:
             await self.catch_up(run)
             with anyio.move_on_after(_LOOK_AGAIN_SECONDS):
                 await anext(news)
-        await self.catch_up(run)
 
     def _keep(self) -> None:
         """Lengthen leases of runs at work, from a task that ends by itself when there are none."""
