@@ -47,7 +47,7 @@ class MergedLog:
         prefixes = ("service/", "check/", "incident/", "control/")
         async for event in store.follow(after=await store.tail(), streams=prefixes):
             told = words_of(event)
-            if told is not None and told.tone != "quiet":
+            if told is not None and told.tone not in ("quiet", "saw"):
                 self._print(told.who, told.text, tone=told.tone)
 
     def _print(self, who: str, text: str, *, tone: Tone | None = None, bold: bool = False) -> None:

@@ -27,6 +27,7 @@ _TONES: Mapping[Tone, tuple[str, str]] = {
     Tone.ASK: ("text-amber-9", "front_hand"),
     Tone.ACT: ("text-blue-7", "bolt"),
     Tone.INFO: ("text-grey-7", "info"),
+    Tone.SAW: ("text-grey-5", "visibility"),
     Tone.QUIET: ("text-grey-5", "more_horiz"),
 }
 _SHADES = {"good": "green-7", "bad": "red-7", "busy": "amber-8", "none": "grey-6"}
@@ -153,7 +154,7 @@ def story_panel(story: Story, *, opened: bool, toggled: Callable[[bool], None]) 
 
 def _entry(entry: Entry) -> None:
     colour, icon = _TONES[entry.words.tone]
-    quiet = "text-xs text-grey-6" if entry.words.tone is Tone.QUIET else "text-sm"
+    quiet = "text-xs text-grey-6" if entry.words.tone in (Tone.QUIET, Tone.SAW) else "text-sm"
     with ui.row().classes("w-full items-start gap-2 no-wrap").props(f"data-tone={entry.words.tone}"):
         label(f"{entry.seconds:+.1f} s", "text-xs text-grey-6 tabular-nums w-16 text-right shrink-0 pt-0.5")
         ui.icon(icon).classes(f"{colour} pt-0.5")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.ledger import Event
 
 _LONGEST = 2_000
+_SHORT = 300
 
 
 class Tone(StrEnum):
@@ -29,6 +30,7 @@ class Tone(StrEnum):
     ASK = "ask"  # a person is wanted
     ACT = "act"  # somebody does something
     INFO = "info"
+    SAW = "saw"  # what a model was shown
     QUIET = "quiet"  # for the whole story only
 
 
@@ -145,13 +147,15 @@ def _check(fact: facts.Fact, name: str) -> Words | None:
 def _incident(fact: facts.Fact) -> Words | None:
     match fact:
         case facts.IncidentOpened():
-            return Words(tone=Tone.BAD, who="monitor", text=f"opened ticket {fact.ticket}: {fact.title} ({fact.observed})")
+            observed = "" if fact.observed in fact.title else f" ({fact.observed})"
+            return Words(tone=Tone.BAD, who="monitor", text=f"opened ticket {fact.ticket}: {fact.title}{observed}")
         case facts.IncidentRecurred():
             return Words(tone=Tone.QUIET, who="monitor", text=f"seen {fact.count} times: {fact.observed}")
         case facts.IncidentAnalysed():
-            said = fact.objective or fact.reason
-            detail = "\n".join(part for part in (fact.context, fact.reason) if part)
-            return Words(tone=Tone.INFO, who=f"analyst ({fact.by})", text=said, detail=detail)
+            needed = "a ticket is needed" if fact.open_ticket else "no ticket is needed"
+            goal = f"Goal: {fact.objective}" if fact.objective else ""
+            detail = "\n".join(part for part in (fact.context, goal) if part)
+            return Words(tone=Tone.INFO, who=f"analyst ({fact.by})", text=f"{needed}: {fact.reason}", detail=detail)
         case facts.IncidentEngaged():
             return Words(
                 tone=Tone.ACT, who=f"agent ({fact.by})", text=f"takes the ticket, attempt {fact.attempt}", detail=fact.prompt
@@ -173,14 +177,14 @@ def _incident(fact: facts.Fact) -> Words | None:
             )
         case facts.IncidentVerified():
             seen = ", ".join(f"{name} passed {count} times" for name, count in fact.passes.items())
-            return Words(tone=Tone.GOOD, who="verifier", text=f"verified: {seen} through {fact.window_seconds:g} s")
+            return Words(tone=Tone.GOOD, who="verifier", text=f"healed: {seen} through {fact.window_seconds:g} s")
         case facts.IncidentAttemptFailed():
             return Words(tone=Tone.BAD, who="verifier", text=f"attempt {fact.attempt} did not heal it: {fact.reason}")
         case facts.IncidentEscalated():
             return Words(tone=Tone.ASK, who="agent", text=f"a person has to take over: {fact.reason}", detail=_handed(fact))
         case facts.IncidentClosed():
             tone = Tone.GOOD if fact.status == "completed" else Tone.INFO
-            return Words(tone=tone, who="ticket", text=f"{fact.status} {fact.reason}")
+            return Words(tone=tone, who="ticket", text=f"{fact.status}: {fact.reason}")
         case _:
             return None
 
@@ -205,8 +209,8 @@ def _control(fact: facts.Fact) -> Words | None:
 
 
 _ITEM_TONES = {
-    "item.completed": Tone.GOOD, "item.failed": Tone.BAD, "item.blocked": Tone.ASK, "item.noted": Tone.INFO,
-    "item.claimed": Tone.ACT, "item.parked": Tone.ASK, "item.cancelled": Tone.INFO,
+    "item.failed": Tone.BAD, "item.blocked": Tone.ASK, "item.noted": Tone.INFO, "item.parked": Tone.ASK,
+    "item.cancelled": Tone.INFO,
 }  # fmt: skip
 
 
@@ -231,16 +235,27 @@ def _step(event: Event) -> Words | None:
         return Words(tone=Tone.QUIET, who=name, text=f"{event.type.partition('.')[2]}: {why}")
     answer: Mapping[str, Any] | None = payload.get("answer")
     if answer is None:
-        return Words(tone=Tone.QUIET, who=name, text="answered the agent", detail=_pretty(payload.get("result")))
-    calls: list[Mapping[str, Any]] = list(answer.get("tool_calls") or ())
-    wants = "; ".join(f"{call.get('name')}({_pretty(call.get('arguments_json', ''), 160)})" for call in calls)
-    said = str(answer.get("text") or "") or _pretty(answer.get("output"), 400)
-    text = " - ".join(part for part in (said, f"calls {wants}" if wants else "") if part)
-    return Words(tone=Tone.INFO, who=f"model ({name})", text=text or "said nothing")
+        shown = _pretty(payload.get("result"))
+        return Words(tone=Tone.SAW, who=f"saw {name}", text=shown[:_SHORT], detail=shown)
+    calls = [_call(call) for call in answer.get("tool_calls") or ()]
+    said = str(answer.get("text") or "") or _pretty(answer.get("output"))
+    if not calls:  # its conclusion, which others tell of
+        return Words(tone=Tone.QUIET, who=f"model ({name})", text=said or "said nothing")
+    return Words(tone=Tone.INFO, who=f"model ({name})", text=" ".join([said, *(f"→ {call}" for call in calls)]))
 
 
-def _pretty(value: object, longest: int = 4_000) -> str:
+def _call(call: Mapping[str, Any]) -> str:
+    """A tool call, without the reason that stands in the words before it."""
+    try:
+        arguments: Any = msgspec.json.decode(str(call.get("arguments_json") or "{}"))
+    except msgspec.DecodeError:
+        arguments = {}
+    shown = cast("dict[str, Any]", arguments) if isinstance(arguments, dict) else {}
+    inside = ", ".join(f"{key}={_pretty(value)[:60]}" for key, value in shown.items() if key != "reason")
+    return f"{call.get('name')}({inside})"
+
+
+def _pretty(value: object) -> str:
     if value is None:
         return ""
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

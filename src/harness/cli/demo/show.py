@@ -18,6 +18,24 @@ if TYPE_CHECKING:
 
 _STYLES = {"bad": "red", "good": "green", "ask": "yellow", "act": "cyan", "info": ""}
 _DETAIL_LINES = 6
+_SAW = 120
+_DETAILED = frozenset({"service.exited", "incident.analysed", "incident.escalated", "config.changed"})
+_STAGES = (
+    ("chaos.", "fault"), ("incident.opened", "ticket"), ("incident.analysed", "diagnosis"), ("step.", "diagnosis"),
+    ("incident.engaged", "diagnosis"), ("incident.action", "action"), ("action.", "action"), ("config.", "action"),
+    ("incident.concluded", "action"), ("incident.verif", "verified"), ("incident.attempt", "verified"),
+    ("incident.closed", "closed"), ("incident.escalated", "person"), ("check.", "check"), ("service.exited", "detected"),
+    ("service.", "service"),
+)  # fmt: skip
+
+
+def _stage(event: Event) -> str:
+    """Which part of the story an event belongs to."""
+    return next((stage for beginning, stage in _STAGES if event.type.startswith(beginning)), "")
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 class Show(Protocol):
@@ -79,7 +97,7 @@ class Lines:
     def _line(self, when: str, who: str, text: str, style: str = "") -> None:
         from rich.text import Text
 
-        line = Text.assemble((f"{when:>10}  ", "dim"), (f"{who:<22} ", "bold"), (text, style))
+        line = Text.assemble((f"{when:>10}  ", "dim"), (f"{who:<11} ", "bold"), (text, style))
         line.no_wrap = False
         self._console.print(line)
 
@@ -106,7 +124,7 @@ class Lines:
 
     def ready(self, seen: Overview) -> None:
         names = ", ".join(f"{row.name} ({row.pid})" for row in seen.services)
-        self._line("ready", "supervisor", names, "green")
+        self._line("", "ready", names, "green")
 
     def act(self, number: int, times: int | None, chaos: str) -> None:
         of = f" of {times}" if times and times > 1 else ""
@@ -119,9 +137,13 @@ class Lines:
         if told is None or told.tone == "quiet" or event.ts < since_us:
             return
         seconds = (event.ts - since_us) / 1_000_000
-        self._line(f"{seconds:+.2f} s", told.who, told.text, _STYLES.get(told.tone.value, ""))
-        for detail in told.detail.splitlines()[:_DETAIL_LINES]:
-            self._console.print(f"{'':>36}{detail[:160]}", style="dim", markup=False)
+        quiet = told.tone == "saw"
+        text = told.text if not quiet else _cut(told.text, _SAW)
+        self._line(
+            f"{seconds:+.2f} s", _stage(event), f"{told.who}: {text}", "dim" if quiet else _STYLES.get(told.tone.value, "")
+        )
+        for detail in told.detail.splitlines()[:_DETAIL_LINES] if event.type in _DETAILED else ():
+            self._console.print(f"{'':>25}{_cut(detail, 160)}", style="dim", markup=False)
 
     def problem(self, text: str) -> None:
         self._console.print(text, style="bold red", markup=False)
@@ -133,7 +155,7 @@ class Lines:
     def down(self, leaked: Leaked) -> None:
         clean = not leaked.processes and not leaked.ports
         text = "everything has ended" if clean else f"left behind: {leaked.processes} processes, {leaked.ports} ports"
-        self._line("end", "supervisor", text, "green" if clean else "bold red")
+        self._line("", "end", text, "green" if clean else "bold red")
 
     def kept(self, stage: Stage) -> None:
         self._console.print(f"kept: {stage.root}    harness --home {stage.home} incident list", markup=False)
