@@ -178,7 +178,9 @@ class Analyst:
         from harness.kernel import Kernel, ModelCallOptions, ModelInput, TenantContext
 
         tenant = TenantContext(tenant_id=self._store.tenant)
-        async with Kernel(store=self._store, model_port=self._port or port_named(self._model)) as kernel:
+        # a provider's SDK takes a second or two to load, and checks must not wait for it
+        port = self._port or await asyncio.to_thread(port_named, self._model)
+        async with Kernel(store=self._store, model_port=port) as kernel:
             await kernel.start_run(tenant=tenant, run_id=run)
             try:
                 result = await kernel.step_model(
@@ -197,6 +199,12 @@ class Analyst:
             await kernel.finish_run(run_id=run, tenant=tenant, reason=f"ticket: {answer.ticket}")
         return answer
 
+    async def warm(self) -> None:
+        """Load what the first call needs, before there is one."""
+        await asyncio.to_thread(import_module, "harness.kernel.kernel")
+        with suppress(HarnessError):  # said again, and recorded, when it matters
+            await asyncio.to_thread(port_named, self._model)
+
     async def clear_up(self) -> None:
         """End the runs that an earlier monitor left in the middle, and count its calls of the last hour."""
         now_us, now = self._store.clock.now_us(), self._store.clock.monotonic()
@@ -214,12 +222,6 @@ class Analyst:
         async with Kernel(store=self._store) as kernel:
             with suppress(HarnessError):  # it ended just now
                 await kernel.finish_run(run_id=run, failed=True, reason="its monitor died")
-
-
-def warm() -> None:
-    """Load the kernel and the rules, which takes a tenth of a second."""
-    import_module("harness.kernel.kernel")
-    import_module("harness.recovery.rules")
 
 
 def port_named(name: str) -> ModelPort:

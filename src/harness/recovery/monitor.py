@@ -22,7 +22,7 @@ from harness.errors import Busy, DeclarationError, Fenced, HarnessError, LeaseHe
 from harness.ledger import Acquire, Cursor, Event, Fence, Guard, Release, Store, Write
 from harness.processes import Identity
 from harness.recovery import registry
-from harness.recovery.analyst import Analyst, warm
+from harness.recovery.analyst import Analyst
 from harness.recovery.board import Board, Known, changed, subject_of
 from harness.recovery.checks import Check, Sample, build_check
 from harness.recovery.declarations import Declarations, Invariant, Service
@@ -180,7 +180,7 @@ class Monitor:
     async def _warm(self) -> None:
         """Load what the first incident needs before there is one."""
         await self._store.clock.sleep(WARM_SECONDS)
-        await asyncio.to_thread(warm)
+        await self._analyst.warm()
 
     # What is known
 
