@@ -65,8 +65,8 @@ async def test_an_item_keeps_everything_it_was_made_with(items: Items, clock: Vi
 
     assert made == Item(
         id="t1", title="Limiter down", description="503", status=Status.PENDING, ready=True, priority=10,
-        source_type="invariant", source_id="7", fingerprint="f", gates=("checks",), labels={"target": "limiter"}, payload={"objective": ["up"]},
-        created_us=clock.now_us(), updated_us=clock.now_us(), seq=2,
+        source_type="invariant", source_id="7", fingerprint="f", gates=("checks",), labels={"target": "limiter"},
+        payload={"objective": ["up"]}, created_us=clock.now_us(), updated_us=clock.now_us(), seq=2,
     )  # fmt: skip
     assert await items.get("t1") == made
 

@@ -76,13 +76,13 @@ class Items:
         Counts are exact: each call is either one creation or one recurrence. `others` are `create`'s.
         """
         for _ in range(TRIES):
+            held = await self._store.holder_of(fingerprint_key(clean(fingerprint)))
             try:
-                return await self.create(title=title, fingerprint=fingerprint, **others), True
-            except Duplicate as error:
-                try:
-                    return await self.recur(error.item_id, detail, data=data), False
-                except IllegalTransition:  # closed in between
-                    continue
+                if held is None:
+                    return await self.create(title=title, fingerprint=fingerprint, **others), True
+                return await self.recur(held[0].partition("/")[2], detail, data=data), False
+            except (Duplicate, IllegalTransition):  # opened or closed in between
+                continue
         raise Conflict(f"items with fingerprint {fingerprint!r} open and close all the time; try again")
 
     # Finding
