@@ -12,12 +12,15 @@ import anyio
 import msgspec
 import pytest
 
-from harness.errors import DeclarationError, HarnessError, ModelUnavailable
+from harness.errors import DeclarationError, Fenced, HarnessError, ModelUnavailable
 from harness.kernel.ports import MockModelPort, ModelPort, ModelRequest, ModelResult
-from harness.ledger import SQLiteStore, Store, Write
+from harness.ledger import Acquire, Draft, Release, SQLiteStore, Store, Write
 from harness.recovery import registry
 from harness.recovery.declarations import Declarations, Invariant, Service
 from harness.recovery.facts import (
+    DECLARED_KEY,
+    MONITOR_LEASE,
+    STATE_KEY,
     ActionCompleted,
     ActionKind,
     ChaosInjected,
@@ -98,8 +101,8 @@ class Stage:
             root=str(self.home),
         )
 
-    async def say(self, fact: Fact) -> None:
-        await self.store.append(Write(service_stream("api"), (draft(fact, actor="supervisor"),)))
+    async def say(self, fact: Fact, *, name: str = "api") -> None:
+        await self.store.append(Write(service_stream(name), (draft(fact, actor="supervisor"),)))
 
     async def running(self) -> None:
         """The supervisor has started it; its process is the test's own."""
@@ -161,10 +164,22 @@ class Stage:
     @asynccontextmanager
     async def watched(self, port: ModelPort | None = None, settings: MonitorSettings = QUICK) -> AsyncGenerator[Monitor]:
         monitor = Monitor(self.store, self.declarations, self.home, settings, port=port or MockModelPort(output=YES))
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(monitor.run)
+        running = asyncio.ensure_future(monitor.run())
+        body = asyncio.current_task()
+        assert body is not None
+        running.add_done_callback(lambda task: None if task.cancelled() else body.cancel())
+        try:
             yield monitor
-            tasks.cancel_scope.cancel()
+        except asyncio.CancelledError:
+            if not running.done():
+                raise
+            body.uncancel()
+        finally:
+            ended = running.done()
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+        assert not ended
 
 
 async def until(look: Callable[[], Awaitable[T | None]], seconds: float = 8.0) -> T:
@@ -557,6 +572,67 @@ async def test_a_service_without_invariants_is_watched_by_its_readiness(stage: S
         tasks.cancel_scope.cancel()
 
     assert ticket.source_id == "api_ready"
+
+
+async def test_an_odd_event_does_not_end_the_monitor(stage: Stage) -> None:
+    """Whoever writes nonsense into a stream does not blind the monitor, neither at once nor after a restart."""
+    odd = [
+        Write("service/api", (Draft(type="service.exited", payload={"epoch": "x"}, key=STATE_KEY),)),
+        Write("check/odd", (Draft(type="check.declared", payload={"name": 7}, key=DECLARED_KEY),)),
+        Write("check/api", (Draft(type="check.silenced", payload=[]),)),
+        Write("service/api", (Draft(type="action.completed", payload={}),)),
+    ]
+
+    async with stage.watched() as monitor:
+        await well(monitor)
+        for write in odd[1:]:
+            await stage.store.append(write)
+        await stage.store.append(odd[0])
+        await registry.register(
+            stage.store, Invariant(name="port", query=f"tcp:127.0.0.1:{stage.target.port}"), stage.declarations
+        )  # fmt: skip
+
+        async def taken() -> bool | None:
+            return "port" in monitor.board.checks or None
+
+        await until(taken)
+
+    async with stage.watched() as monitor:
+        await well(monitor)
+
+
+async def test_a_service_that_is_no_longer_declared_is_nobodys_business(stage: Stage) -> None:
+    """The last word about a removed service was its exit; that opens nothing."""
+    await stage.say(ServiceDeclared(name="old", command=("x",)), name="old")
+    await stage.say(ServiceExited(epoch=1, pid=1, code=1, signal=None, ran_seconds=1), name="old")
+    await stage.say(ServiceDeclared(name="old", command=("x",), removed=True), name="old")
+
+    async with stage.watched() as monitor:
+        await well(monitor)
+        monitor.consider("old")
+        stage.target.status = 503
+        ticket = await stage.ticket()
+
+    assert ticket.labels["target"] == "api"
+
+
+async def test_a_monitor_that_lost_its_lease_stops_with_one_line(stage: Stage) -> None:
+    """Another monitor that took over fences the first one, which says so and writes nothing more."""
+
+    async def taken_over() -> None:
+        async with stage.watched() as monitor:
+            await well(monitor)
+            lease = await stage.store.lease(MONITOR_LEASE)
+            assert lease is not None
+            takeover = (Release(MONITOR_LEASE, lease.token), Acquire(MONITOR_LEASE, "another", lease.token + 1, 60.0))
+            await stage.store.append(Write("control/monitor", (Draft(type="monitor.started"),)), guards=takeover)
+            stage.target.status = 503
+            await asyncio.sleep(20)
+
+    with pytest.raises(Fenced):
+        await taken_over()
+
+    assert await stage.items.list(limit=None) == []
 
 
 async def test_the_incident_tells_its_times(stage: Stage) -> None:

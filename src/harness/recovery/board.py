@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from harness.clock import MICROSECONDS
+from harness.errors import LedgerError
 from harness.ledger import Event
 from harness.recovery.checks import Check, Sample
 from harness.recovery.facts import CheckChanged, CheckResult
@@ -127,7 +128,10 @@ class Board:
         known = self.checks.get(name)
         if known is None or event.type != CheckChanged.TYPE or event.erased:
             return
-        fact = event.load(CheckChanged)
+        try:
+            fact = event.load(CheckChanged)
+        except LedgerError:  # anybody can write to a stream
+            return
         known.judgement = Judgement(_STATE.get(fact.result, State.BLIND))
         known.ref = event.ref
         known.changed_us = event.ts
@@ -155,13 +159,13 @@ class Board:
     def failure(self, subject: str) -> Failure | None:
         """What is wrong with a subject now; None if nothing is, or if it is no surprise."""
         life = self.life(subject)
-        if life.phase in (Phase.COMING, Phase.RESTING):
+        if life.phase in (Phase.COMING, Phase.RESTING) or (life.removed and not self.of_subject(subject)):
             return None
         failing = self.failing(subject)
         names = [known.check.name for known in failing]
         others = [known.check.name for known in self.of_subject(subject) if known.check.name not in names]
         checks = (*names, *others)
-        if life.phase is Phase.DOWN:
+        if life.phase is Phase.DOWN and not life.removed:
             labels, priority = self._declared(subject, failing)
             return Failure(
                 subject=subject, target=subject, severity=Severity.DOWN, root=f"process:{subject}", kind="process",

@@ -18,7 +18,7 @@ import anyio
 import msgspec
 from anyio.abc import TaskGroup
 
-from harness.errors import Busy, DeclarationError, Fenced, HarnessError, LeaseHeld, NotFound
+from harness.errors import Busy, Conflict, DeclarationError, Fenced, HarnessError, LeaseHeld, LedgerError, NotFound
 from harness.ledger import Acquire, Cursor, Event, Fence, Guard, Release, Store, Write
 from harness.processes import Identity
 from harness.recovery import registry
@@ -54,6 +54,7 @@ HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 20.0
 TICK_SECONDS = 1.0
 WARM_SECONDS = 2.0
+RETRY_SECONDS = 0.2
 _FILES = 8192  # sockets that may be open at a time
 _EVENTS_KEPT = 60  # of a service's stream, enough to know its process
 _TYPES = (CheckDeclared.TYPE, CheckSilenced.TYPE)
@@ -126,7 +127,7 @@ class Monitor:
         self._troubled: set[str] = set()
         self._considering: set[str] = set()
         self._again: set[str] = set()
-        self._looks_at_beat = -1
+        self._progress = (0, 0.0)  # looks taken, and when that number was new
         self._ring: SampleRing | None = None
 
     # Life
@@ -136,6 +137,7 @@ class Monitor:
         _raise_file_limit()
         checks = await self._checks()  # refused before anything is written about watching
         await self._take_lease(len(checks))
+        self._progress = (0, self._store.clock.monotonic())
         try:
             cursor = await self._store.tail()
             await self._recall(await self._checks())
@@ -144,6 +146,8 @@ class Monitor:
                 for task in (self._beat, self._write_changes, self.schedule.run, self._tick, self._warm):
                     self._tasks.start_soon(task)
                 self._tasks.start_soon(self._follow, cursor)
+        except ExceptionGroup as group:
+            raise _first(group) from group
         finally:
             if self._ring:
                 self._ring.close()
@@ -169,13 +173,15 @@ class Monitor:
 
     async def _beat(self) -> None:
         """Renew the lease as long as looks are taken: a monitor that hangs is as good as dead, and must show it."""
+        clock = self._store.clock
         while True:
-            await self._store.clock.sleep(HEARTBEAT_SECONDS)
             slowest = max((known.check.invariant.interval_seconds for known in self.board.checks.values()), default=0.0)
-            if self.schedule.looks != self._looks_at_beat or slowest + 1 > HEARTBEAT_SECONDS or not self.board.checks:
-                self._looks_at_beat = self.schedule.looks
+            if self.schedule.looks != self._progress[0] or not self.board.checks:
+                self._progress = (self.schedule.looks, clock.monotonic())
+            if clock.monotonic() - self._progress[1] < 3 * slowest + LEASE_SECONDS:
                 with suppress(Busy):  # the next beat is soon enough
-                    await self._store.renew(MONITOR_LEASE, self._token, max(LEASE_SECONDS, 2 * slowest))
+                    await self._store.renew(MONITOR_LEASE, self._token, LEASE_SECONDS)
+            await clock.sleep(HEARTBEAT_SECONDS)
 
     async def _warm(self) -> None:
         """Load what the first incident needs before there is one."""
@@ -267,7 +273,7 @@ class Monitor:
             try:
                 return (await self._store.append(*writes, guards=(Fence(MONITOR_LEASE, self._token),))).events
             except Busy:
-                await self._store.clock.sleep(0.2)
+                await self._store.clock.sleep(RETRY_SECONDS)
 
     async def _follow(self, cursor: Cursor) -> None:
         async with _closing(self._store.follow(after=cursor, streams=("service/", "item/", "check/"))) as events:
@@ -284,7 +290,8 @@ class Monitor:
 
     def _service(self, event: Event) -> None:
         if event.type == ActionCompleted.TYPE and not event.erased:
-            self._verifier.action_over(event)
+            with suppress(LedgerError):
+                self._verifier.action_over(event)
         before = self.board.life(event.stream.partition("/")[2])
         life = self.board.service_event(event)
         if life.ref == before.ref:
@@ -313,16 +320,25 @@ class Monitor:
             self._verifier.left(ticket)
 
     async def _verify(self, ticket: str) -> None:
-        with suppress(NotFound):
-            await self._verifier.verify(ticket)
+        while True:
+            try:
+                await self._verifier.verify(ticket)
+            except (Busy, Conflict):
+                await self._store.clock.sleep(RETRY_SECONDS)
+            except NotFound:
+                return
+            else:
+                return
 
     async def _check(self, event: Event) -> None:
-        if event.type == CheckSilenced.TYPE:
-            silence = registry.silence_of(event)
-            self.board.silences[silence.subject] = silence
+        try:
+            fact = event.load(CheckSilenced if event.type == CheckSilenced.TYPE else CheckDeclared)
+        except LedgerError:  # anybody can write to a stream; the monitor goes on
+            return
+        if isinstance(fact, CheckSilenced):
+            self.board.silences[fact.subject] = registry.silence_of(fact)
             return
         name = event.stream.partition("/")[2]
-        fact = event.load(CheckDeclared)
         checks = [known.check for known in self.board.checks.values() if known.check.name != name]
         if fact.enabled and not fact.removed:
             with suppress(DeclarationError):  # not registered by us: `register` refuses it
@@ -346,8 +362,8 @@ class Monitor:
                 self._again.discard(subject)
                 try:
                     await self._triage.consider(subject)
-                except Busy:
-                    await self._store.clock.sleep(0.2)
+                except (Busy, Conflict):
+                    await self._store.clock.sleep(RETRY_SECONDS)
                     continue
                 if subject not in self._again:
                     break
@@ -383,6 +399,12 @@ def _implied_by(service: Service) -> Invariant:
     if service.ready.startswith("tcp:"):
         return Invariant(name=f"{service.name}_ready", query=service.ready, target=service.name, description=told)
     return Invariant(name=f"{service.name}_process", query=f"process:{service.name}", target=service.name, description=told)
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """What ended the tasks: the first of them, which is what a person has to read."""
+    error = group.exceptions[0]
+    return _first(cast("ExceptionGroup[Exception]", error)) if isinstance(error, ExceptionGroup) else error
 
 
 def _holder_alive(holder: str) -> bool:

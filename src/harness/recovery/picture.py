@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from harness.errors import LedgerError
 from harness.ledger import Event
 from harness.processes import Identity
 from harness.recovery.facts import (
@@ -67,6 +68,11 @@ class Life:
         """Whether it is one of Harness's own processes, which nobody but the supervisor restarts."""
         return self.name.startswith(OWN_PREFIX)
 
+    @property
+    def removed(self) -> bool:
+        """Whether nobody declares it any longer, so that nothing about it is anybody's business."""
+        return self.declared is not None and self.declared.removed
+
     def running(self) -> bool:
         """Whether its process is there right now."""
         return self.identity is not None and self.identity.alive()
@@ -85,8 +91,11 @@ class Life:
 
 
 def apply(life: Life, event: Event) -> Life:
-    """The service after one more event. Types that say nothing of its process change nothing."""
-    fact = fact_of(event)
+    """The service after one more event. Types that say nothing of its process, and odd payloads, change nothing."""
+    try:
+        fact = fact_of(event)
+    except LedgerError:  # anybody can write to a stream; the monitor goes on
+        return life
     if isinstance(fact, ServiceDeclared):
         return replace(life, declared=fact)
     phase, words, identity = life.phase, "", life.identity

@@ -6,11 +6,12 @@ Everything is refused here, when it is registered, that could never work. Owns `
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from harness.clock import MICROSECONDS
-from harness.errors import Conflict, DeclarationError, NotFound
+from harness.errors import Conflict, DeclarationError, LedgerError, NotFound
 from harness.ledger import Event, Expect, Store, Write
 from harness.recovery.checks import Check, build_check
 from harness.recovery.declarations import Declarations, Invariant, infer_target
@@ -18,6 +19,7 @@ from harness.recovery.facts import DECLARED_KEY, SILENCE_KEY, CheckDeclared, Che
 from harness.recovery.judging import Silence
 
 _TRIES = 50
+T = TypeVar("T")
 
 
 def build_checks(invariants: Iterable[Invariant]) -> tuple[Check, ...]:
@@ -87,7 +89,7 @@ async def _declare(store: Store, fact: CheckDeclared) -> bool:
 async def declared_check(store: Store, name: str) -> CheckDeclared | None:
     """How a check is declared now."""
     event = await store.latest(check_stream(name), DECLARED_KEY)
-    return None if event is None or event.erased else event.load(CheckDeclared)
+    return None if event is None else _read(event, CheckDeclared)
 
 
 async def declared_checks(store: Store) -> list[CheckDeclared]:
@@ -129,10 +131,18 @@ async def silence(store: Store, subject: str, *, seconds: float, by: str, reason
 async def silences(store: Store, subjects: Sequence[str]) -> list[Silence]:
     """The newest silence of each subject, whether it still lasts or not."""
     events = [await store.latest(check_stream(subject), SILENCE_KEY) for subject in subjects]
-    return [silence_of(event) for event in events if event is not None and not event.erased]
+    facts = [_read(event, CheckSilenced) for event in events if event is not None]
+    return [silence_of(fact) for fact in facts if fact is not None]
 
 
-def silence_of(event: Event) -> Silence:
-    """A `check.silenced` event as a silence."""
-    fact = event.load(CheckSilenced)
+def silence_of(fact: CheckSilenced) -> Silence:
+    """The event's payload as a silence."""
     return Silence(subject=fact.subject, until_us=fact.until_us, reason=fact.reason)
+
+
+def _read(event: Event, shape: type[T]) -> T | None:
+    """The payload, or None: anybody can write to a stream, and nonsense there must blind nobody."""
+    try:
+        return None if event.erased else event.load(shape)
+    except LedgerError:
+        return None
