@@ -38,11 +38,10 @@ Standing = Literal["completed", "verifying", "escalated", "failed", "blocked"]
 Proposal = Literal["restart_service", "set_config", "revert_config"]
 
 _ADMITS = re.compile(
-    r"\b(?:not|n't|never|unable|failed|fail|cannot|without success|no luck)\b[^.;!?]{0,60}"
-    r"\b(?:fix|fixed|solve|solved|resolve|resolved|repair|repaired|restore|restored|heal|healed|work|works|working|recover"
-    r"|recovered|help|helped|find|succeed|able)\b"
-    r"|\b(?:still|remains?|keeps?)\b[^.;!?]{0,40}\b(?:fail|fails|failing|down|broken|unhealthy|crash\w*|error\w*)\b"
-    r"|\b(?:unable to|could not|couldn't|can't|gave up|giving up|not (?:yet )?(?:fixed|solved|resolved|healthy))\b",
+    r"(?:\b(?:not|never|unable|failed|cannot|without)|n['\u2019]t)\b[^.;!?]{0,25}"
+    r"\b(?:fix\w*|solv\w*|resolv\w*|repair\w*|restor\w*|heal\w*|recover\w*|help\w*|succe\w*|able)\b"
+    r"|\b(?:still|remains?|keeps?)\b[^.;!?]{0,40}\b(?:fail\w*|down|broken|unhealthy|crash\w*|error\w*)\b"
+    r"|\b(?:gave up|giving up|no luck)\b",
     re.IGNORECASE,
 )
 
