@@ -129,9 +129,11 @@ class Writer:
         """Forget what another connection may have changed."""
         connection = self.connection
         self.write_heads()
+        if self._floor is None:  # it looks at every stream, so once: a tail that was cut before stays a hole
+            (self._floor,) = connection.execute("SELECT coalesce(max(position), 0) FROM streams").fetchone()
         last, next_stream = connection.execute(
-            "SELECT max(coalesce((SELECT max(position) FROM events), 0), coalesce(max(position), 0)), coalesce(max(id), 0) + 1"
-            " FROM streams"
+            "SELECT max(coalesce((SELECT max(position) FROM events), 0), ?), coalesce((SELECT max(id) FROM streams), 0) + 1",
+            (self._floor,),
         ).fetchone()
         self._known = Known(looked=True, position=last, next_stream=next_stream)
 
