@@ -17,7 +17,7 @@ import pytest
 
 from harness.clock import SystemClock
 from harness.errors import Fenced, LeaseHeld, StepFailed
-from harness.kernel import Kernel, KernelPolicy, ModelInput, ModelRequest, ModelResult, TenantContext
+from harness.kernel import Kernel, KernelPolicy, ModelCallOptions, ModelInput, ModelRequest, ModelResult, TenantContext
 from harness.ledger import Acquire, Draft, SQLiteStore, Write
 
 TENANT = TenantContext(tenant_id="t")
@@ -411,3 +411,53 @@ async def test_a_failed_step_leaves_nothing_held(stores: tuple[SQLiteStore, SQLi
         json.loads(event.data or b"")
     async with Kernel(store=stores[1], model_port=Slow(0)) as two:
         assert (await ask(two)).output == "hi"
+
+
+async def test_money_of_a_run_that_nobody_works_on_is_found_when_it_is_needed(path: Path) -> None:
+    """A killed process leaves a slice of the budget; another run of the tenant gets it before it is refused."""
+    script = """
+        import asyncio, os, sys
+        from harness.kernel import Kernel, ModelInput, MockModelPort, TenantContext, Usage
+        from harness.ledger import SQLiteStore
+        async def main():
+            port = MockModelPort(output="x", usage=Usage(cost_usd=0.1))
+            kernel = Kernel(store=SQLiteStore(sys.argv[1]), model_port=port)
+            tenant = TenantContext(tenant_id="t", budget_usd_limit=1.0)
+            await kernel.start_run(tenant=tenant, run_id="dead")
+            for _ in range(2):
+                await kernel.step_model(run_id="dead", tenant=tenant, model="m", input=ModelInput.from_prompt("hi"))
+            os.kill(os.getpid(), 9)
+        asyncio.run(main())
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(path)], timeout=30)
+    tenant = TenantContext(tenant_id="t", budget_usd_limit=1.0)
+    async with SQLiteStore(path) as store:
+        held = await store.reserved("spend/t")
+        port = Slow(0)
+        async with Kernel(store=store, model_port=port) as kernel:
+            await kernel.start_run(tenant=tenant, run_id=RUN)
+            await ask(kernel, tenant=tenant, model="gpt-5-nano", model_options=ModelCallOptions(max_tokens=1_900_000))
+        events = [event.type for event in await store.read("run/dead")]
+
+        assert held > 240_000
+        assert port.calls == 1
+        assert events[-1] == "budget.returned"
+        assert await store.reserved("spend/t") == 200_000
+
+
+async def test_ending_a_dead_process_run_gives_its_money_back(path: Path) -> None:
+    """Who cancels a run that nobody is at work on frees what it held, in the same append."""
+    tenant = TenantContext(tenant_id="t", budget_usd_limit=1.0)
+    async with SQLiteStore(path) as store:
+        kernel = Kernel(store=store, model_port=Slow(0))
+        await kernel.start_run(tenant=tenant, run_id=RUN)
+        await ask(kernel, tenant=tenant)
+        assert await store.reserved("spend/t") > 0
+        del kernel
+        gc.collect()
+
+        async with Kernel(store=store) as other:
+            await other.cancel_run(run_id=RUN)
+
+        assert await store.reserved("spend/t") == 0
+        assert [event.type for event in await store.read(f"run/{RUN}")][-2:] == ["run.cancelled", "budget.returned"]

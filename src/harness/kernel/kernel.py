@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from harness.errors import Fenced, KernelError, NotFound, PolicyDenied, UsageError
+from harness.errors import KernelError, NotFound, PolicyDenied, UsageError
 from harness.kernel import records
 from harness.kernel.artifacts import Artifacts
 from harness.kernel.identity import current_scope, step_id, step_scope
@@ -98,9 +98,7 @@ class Kernel:
         self._steps.leases.rest()
         for run in list(self._steps.runs.values()):
             if run.held and run.idle:
-                with contextlib.suppress(Fenced):
-                    await self._steps.purse.give_back(run)
-                await self._steps.leases.give_back(run)
+                await self._steps.release(run)
         close = getattr(self._port, "close", None)
         if close is not None:
             await close()

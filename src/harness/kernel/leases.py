@@ -89,6 +89,20 @@ class Leases:
                     raise LeaseHeld(run.lease, holder=lease.holder, expires_us=lease.expires_us)
                 await self._wait(run)
 
+    async def hold_if_free(self, run: RunState) -> bool:
+        """Take the lease unless somebody at work has it. Gives whether it is held."""
+        async with run.turn:
+            if self.sure(run) or (run.held and await self._lengthen(run)):
+                return True
+            lease = await self._store.lease(run.lease)
+            if lease is not None and lease.held_at(self._store.clock.now_us()) and lease.holder != self.name:
+                assert lease.holder is not None
+                if not may_take_over(lease.holder, run.run_id):
+                    return False
+                with contextlib.suppress(Fenced):
+                    await self._store.renew(run.lease, lease.token, 0)
+            return await self._acquire(run, lease)
+
     async def _lengthen(self, run: RunState) -> bool:
         try:
             run.expires_us = (await self._store.renew(run.lease, run.token, self._seconds)).expires_us

@@ -5,11 +5,12 @@ A status is changed by whoever may, without the run's lease, and takes effect be
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 from uuid import uuid4
 
-from harness.errors import Conflict, NotFound, RunExists, RunNotActive, Unproven, UsageError
+from harness.errors import Conflict, Fenced, NotFound, RunExists, RunNotActive, Unproven, UsageError
 from harness.kernel import records
 from harness.kernel.records import RunChanged, RunStarted
 from harness.kernel.results import RunHandle, RunStatus
@@ -37,6 +38,7 @@ class Lifecycle:
     def __init__(self, store: Store, steps: Steps) -> None:
         self._store = store
         self._steps = steps
+        steps.purse.active_runs = self.active_ids
 
     async def start(self, tenant: TenantContext, run_id: str | None, parent_run: str | None) -> RunHandle:
         """Begin a run. Raises `RunExists`."""
@@ -75,21 +77,34 @@ class Lifecycle:
             if status not in _FROM[type_]:
                 raise RunNotActive(f"run {run_id!r} is {status}, so it cannot become {STATUS_OF[type_]} by {type_!r}")
             draft = Draft(type=type_, payload=changed, key=records.STATUS_KEY, tenant=event.tenant, parent=event.ref)
+            run = await self._with_money(event) if STATUS_OF[type_] in FINAL else None
             try:  # one change follows each status, whoever is faster
-                appended = await self._store.append(Write(stream, (draft,)), guards=[Unique(f"run-status/{event.ref}")])
+                seq = await self._append(stream, draft, Unique(f"run-status/{event.ref}"), run)
             except Conflict:
                 continue
-            if STATUS_OF[type_] in FINAL:
-                await self._over(run_id)
-            return appended.first.seq
+            run = self._steps.runs.get(run_id)
+            if STATUS_OF[type_] in FINAL and run is not None and run.idle:
+                await self._steps.leases.give_back(run)
+            return seq
         raise RunNotActive(f"the status of run {run_id!r} is being changed all the time")
 
-    async def _over(self, run_id: str) -> None:
-        """Nothing more is executed: money and lease go back."""
+    async def _with_money(self, status: Event) -> RunState | None:
+        """The run, if it has money to give back and nobody is at work on it. It is held then."""
+        run_id = status.stream.partition("/")[2]
         run = self._steps.runs.get(run_id)
-        if run is not None and run.idle and run.held:
-            await self._steps.purse.give_back(run)
-            await self._steps.leases.give_back(run)
+        if run is None:
+            first = await self._store.event(status.stream, 1)
+            if first is None or first.erased or first.load(RunStarted).budget_usd_limit is None:
+                return None
+            run = await self._steps.open(run_id)
+        return run if run.idle and run.slice.unspent and await self._steps.leases.hold_if_free(run) else None
+
+    async def _append(self, stream: str, draft: Draft, unique: Unique, run: RunState | None) -> int:
+        """Write a change; a run that is over gives its money back with the same append."""
+        if run is not None and run.slice.unspent:
+            with contextlib.suppress(Fenced):
+                return (await self._steps.purse.give_back(run, draft, guards=(unique,))).first.seq
+        return (await self._store.append(Write(stream, (draft,)), guards=[unique])).first.seq
 
     async def _status_event(self, run_id: str) -> Event:
         event = await self._store.latest(stream_of(run_id), records.STATUS_KEY)
@@ -113,13 +128,17 @@ class Lifecycle:
 
     async def active(self, tenant_id: str | None) -> list[RunStatus]:
         """The runs that are not over, the oldest first."""
+        return [await self.status(run_id) for run_id in await self.active_ids(tenant_id)]
+
+    async def active_ids(self, tenant_id: str | None) -> list[str]:
+        """The ids of the runs that are not over, the oldest first."""
         self._store.register(RUNS_VIEW)
         sql = "SELECT id FROM runs WHERE over = 0"
         rows = await self._store.query(
             RUNS_VIEW, f"{sql}{'' if tenant_id is None else ' AND tenant = ?'} ORDER BY started, id",
             *(() if tenant_id is None else (tenant_id,)),
         )  # fmt: skip
-        return [await self.status(str(row[0])) for row in rows]
+        return [str(row[0]) for row in rows]
 
 
 def _nameable(run_id: str) -> bool:

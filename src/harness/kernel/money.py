@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 
-from harness.errors import Fenced, Refused
+from harness.errors import Refused
 from harness.kernel import records
 from harness.kernel.records import BudgetChanged
 from harness.kernel.runs import RunState
@@ -15,16 +14,19 @@ from harness.spend import counter
 from harness.spend.budgets import exceeded
 from harness.spend.slices import asked
 
-Write = Callable[[RunState, Draft, Guard], Awaitable[Appended]]
+Write = Callable[[RunState, Sequence[Draft], Sequence[Guard]], Awaitable[Appended]]
+ReleaseOthers = Callable[[RunState, Sequence[str]], Awaitable[None]]
+ActiveRuns = Callable[[str | None], Awaitable[list[str]]]
 
 
 class Purse:
     """The budgets of one kernel's runs. Amounts are micro-USD."""
 
-    def __init__(self, store: Store, runs: Callable[[], Iterable[RunState]], write: Write) -> None:
+    def __init__(self, store: Store, write: Write, release_others: ReleaseOthers) -> None:
         self._store = store
-        self._runs = runs
         self._write = write
+        self._release_others = release_others
+        self.active_runs: ActiveRuns | None = None  # asked only when money is short
 
     async def reserve(self, run: RunState, tenant: TenantContext, amount: int) -> int:
         """Set money aside for a call; gives what was set aside, which is nothing without a limit. Raises `BudgetExceeded`."""
@@ -56,30 +58,26 @@ class Purse:
             type=records.BUDGET_TAKEN, payload=BudgetChanged(amount=amount, tenant_id=run.tenant_id), tenant=run.tenant_id
         )
         try:
-            await self._write(run, taken, Reserve(counter(run.tenant_id), amount, limit))
+            await self._write(run, (taken,), (Reserve(counter(run.tenant_id), amount, limit),))
         except Refused as error:
             return error
         run.slice.granted += amount
         return None
 
     async def _collect(self, run: RunState) -> None:
-        """Give back what idle runs of the tenant hold in this kernel."""
-        for other in list(self._runs()):
-            if other is not run and other.tenant_id == run.tenant_id and other.idle:
-                with contextlib.suppress(Fenced):
-                    await self.give_back(other)
+        """Have other runs of the tenant give back what nobody is at work on."""
+        active = await self.active_runs(run.tenant_id) if self.active_runs is not None else []
+        await self._release_others(run, active)
 
-    async def give_back(self, run: RunState) -> None:
-        """Give the tenant back what the run did not spend, if this kernel has the run."""
+    async def give_back(self, run: RunState, *before: Draft, guards: Sequence[Guard] = ()) -> Appended:
+        """Give the tenant back what a held run did not spend, after and together with other events of the run."""
         amount = run.slice.unspent
-        if amount <= 0 or not run.held:
-            return
         returned = Draft(
             type=records.BUDGET_RETURNED, payload=BudgetChanged(amount=amount, tenant_id=run.tenant_id), tenant=run.tenant_id
         )
         run.slice.granted -= amount
         try:
-            await self._write(run, returned, Reserve(counter(run.tenant_id), -amount))
+            return await self._write(run, (*before, returned), (*guards, Reserve(counter(run.tenant_id), -amount)))
         except BaseException:
             run.slice.granted += amount
             raise

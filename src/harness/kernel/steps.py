@@ -6,6 +6,7 @@ Everything a step writes passes through here, under the run's lease. Knows nothi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, cast
 
@@ -36,7 +37,7 @@ class Steps:
         self.runs: dict[str, RunState] = {}
         self.passes: dict[str, Ordinals] = {}  # they outlive a run that is forgotten or read anew
         self.leases = Leases(store, self.runs, lease_seconds=policy.lease_seconds, wait_seconds=policy.lease_wait_seconds)
-        self.purse = Purse(store, self.runs.values, lambda run, draft, guard: self.write(run, draft, guards=(guard,)))
+        self.purse = Purse(store, lambda run, drafts, guards: self.write(run, *drafts, guards=guards), self._release_others)
         self._opening: dict[str, anyio.Lock] = {}
 
     # Opening
@@ -75,6 +76,21 @@ class Steps:
         """Refuse a run of another tenant."""
         if run.tenant_id != tenant.tenant_id:
             raise PolicyDenied(f"run {run.run_id!r} belongs to tenant {run.tenant_id!r}, not to {tenant.tenant_id!r}")
+
+    async def release(self, run: RunState) -> None:
+        """Give back what an idle run holds: unspent money, then the lease. Not if another kernel is at work on it."""
+        with contextlib.suppress(Fenced):
+            if run.slice.unspent and await self.leases.hold_if_free(run):
+                await self.purse.give_back(run)
+            await self.leases.give_back(run)
+
+    async def _release_others(self, run: RunState, active: Sequence[str]) -> None:
+        """Give back what other runs of the tenant hold and nobody is at work on, be they of processes that died."""
+        for other_id in dict.fromkeys((*self.runs, *active[:_MAX_RUNS])):
+            if other_id != run.run_id:
+                other = await self.open(other_id)
+                if other.tenant_id == run.tenant_id and other.idle:
+                    await self.release(other)
 
     # The right to execute
 
