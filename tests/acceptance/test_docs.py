@@ -15,7 +15,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-_FENCE = re.compile(r"^(?P<mark><!-- not run: [^\n]+ -->\n+)?```(?P<language>[\w-]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^(?P<mark><!-- not run: [^\n]+ -->\n+)?```(?P<language>[\w-]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
 class Block(NamedTuple):
@@ -41,9 +43,16 @@ def blocks(page: Path) -> list[Block]:
 
 
 def run(block: Block, folder: Path) -> str:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder), "COLUMNS": "120"}
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(folder),
+        "COLUMNS": "120",
+    }
     environment.pop("HARNESS_HOME", None)
-    command = [sys.executable, "-c", block.body] if block.language == "python" else ["bash", "-euo", "pipefail", "-c", block.body]
+    command = (
+        [sys.executable, "-c", block.body] if block.language == "python" else ["bash", "-euo", "pipefail", "-c", block.body]
+    )
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, f"line {block.line} exits with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done.stdout

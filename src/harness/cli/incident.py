@@ -38,10 +38,10 @@ def list_(
     from harness.web.stories import incident_row
 
     async def work() -> list[Incident]:
-        from harness.recovery.incidents import list_incidents
+        from harness.recovery.incidents import incident_of, list_incidents
 
         async with reading(home) as store:
-            return await list_incidents(store, limit=limit)
+            return [await incident_of(store, found.ticket) for found in await list_incidents(store, limit=limit)]
 
     rows = [incident_row(found) for found in execute(work)]
     if as_json:

@@ -68,7 +68,7 @@ async def _until_stopped(supervisor: Supervisor, store: SQLiteStore, log: Merged
         loop.add_signal_handler(number, stop, number)
     async with asyncio.TaskGroup() as tasks:
         told = tasks.create_task(log.follow(store))
-        ready = tasks.create_task(_announce(supervisor, log, web))
+        ready = tasks.create_task(_announce(supervisor, store, log, web))
         try:
             await supervisor.run()
         finally:
@@ -78,7 +78,13 @@ async def _until_stopped(supervisor: Supervisor, store: SQLiteStore, log: Merged
     return code
 
 
-async def _announce(supervisor: Supervisor, log: MergedLog, web: str) -> None:
+async def _announce(supervisor: Supervisor, store: SQLiteStore, log: MergedLog, web: str) -> None:
+    from harness.web import overview
+
     with contextlib.suppress(asyncio.CancelledError):
         await supervisor.settled.wait()
-        log.say(f"up: http://{web} (Ctrl-C ends it)")
+        door = next((row for row in await overview.services(store) if row.name == "harness-web"), None)
+        if door is None or door.ready:
+            log.say(f"up: http://{web} (Ctrl-C ends it)")
+        else:
+            log.say(f"up, without the web door: {door.reason or door.state} (Ctrl-C ends it)")

@@ -26,9 +26,10 @@ class WholeIncident:
 
 
 @router.get("")
-async def incidents(here: Here, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> list[IncidentRow]:
+async def incidents(here: Here, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> list[IncidentRow]:
     """The newest incidents, newest first."""
-    return [incident_row(found) for found in await list_incidents(here.store, limit=limit)]
+    newest = await list_incidents(here.store, limit=limit)
+    return [incident_row(await incident_of(here.store, found.ticket)) for found in newest]
 
 
 @router.get("/{ticket}")

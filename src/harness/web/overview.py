@@ -167,6 +167,9 @@ async def _service(store: Store, stream: str, alive: bool) -> Service | None:
     newest = await store.latest(stream, facts.STATE_KEY)
     chaos = _loaded(await store.latest(stream, facts.CHAOS_KEY), facts.ChaosInjected)
     payload = {} if newest is None else newest.payload
+    reason = _reason(newest)
+    if newest is not None and newest.type == facts.ServiceBackingOff.TYPE:  # the event before says why
+        reason = _reason(await store.event(stream, newest.seq - 1))
     said = "declared" if newest is None else newest.type.partition(".")[2]
     state = _STATES.get(said, said)
     return Service(
@@ -178,7 +181,7 @@ async def _service(store: Store, stream: str, alive: bool) -> Service | None:
         since=None if newest is None else iso(newest.ts),
         since_us=None if newest is None else newest.ts,
         epoch=payload.get("epoch", 0),
-        reason=_reason(said, payload) if alive else "no supervisor is running",
+        reason=reason if alive else "no supervisor is running",
         command=declared.command,
         address=declared.address,
         restart=declared.restart,
@@ -189,8 +192,10 @@ async def _service(store: Store, stream: str, alive: bool) -> Service | None:
     )
 
 
-def _reason(said: str, payload: Mapping[str, object]) -> str:
-    match said:
+def _reason(event: Event | None) -> str:
+    """Why the service is as it is, if its event says so."""
+    payload = {} if event is None else event.payload
+    match "" if event is None else event.type.partition(".")[2]:
         case "exited" if payload.get("signal") is not None:
             return f"ended by signal {payload['signal']}"
         case "exited":
