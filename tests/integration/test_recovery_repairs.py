@@ -116,14 +116,14 @@ async def test_an_agent_that_takes_over_asks_again_for_what_its_claim_was_too_ol
     ticket = await ticket_for(world, "web")
     async with agent(world, declarations):
         request = (await world.wait_for("web", ActionRequested.TYPE)).load(ActionRequested)
-    late = ActionRefused(
-        action_id=request.action_id, kind=request.kind, target="web", reason="the claim was lost", ticket=ticket.id
-    )
-    await world.store.append(Write(service_stream("web"), (draft(late),)))
+    async with agent(world, declarations):
+        while (await Tickets(world.store).items.get(ticket.id)).fence < 2:
+            await anyio.sleep(0.01)
+        async with world.supervised(web, envelope=envelope):
+            await reaches(world, ticket.id, Status.VERIFYING)
 
-    async with world.supervised(web, envelope=envelope), agent(world, declarations):
-        await reaches(world, ticket.id, Status.VERIFYING)
-
+    refused = [e.load(ActionRefused).action_id for e in await world.events("web") if e.type == ActionRefused.TYPE]
+    assert refused == [request.action_id]
     begun = [e.load(ActionStarted).action_id for e in await world.events("web") if e.type == ActionStarted.TYPE]
     assert begun == [f"{request.action_id}.2"]
 

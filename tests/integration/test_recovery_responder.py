@@ -90,7 +90,7 @@ class World:
         await self.tell(service_stream(subject), exited)
         failure = Failure(
             subject=subject, target=subject, severity=Severity.DOWN, root=f"process:{subject}", kind="process",
-            observed=f"ended by signal 9, token={SECRET}", detected_us=self.store.clock.now_us(), checks=("web_healthy",),
+            observed=f"ended by signal 9 with {SECRET}", detected_us=self.store.clock.now_us(), checks=("web_healthy",),
         )  # fmt: skip
         item, _ = await Tickets(self.store).report(failure, fallback(failure, "test"))
         return item
@@ -496,6 +496,19 @@ async def test_secrets_reach_neither_model_nor_ledger(world: World) -> None:
     assert "starting with [redacted known]" in shown
     told = [event for event in (await world.everything())[before:] if not event.stream.startswith("run/")]
     assert all(SECRET.encode() not in (event.data or b"") for event in told)
+
+
+async def test_a_hand_over_holds_no_secret(world: World) -> None:
+    """What a person is told is masked too."""
+    ticket = await world.fail()
+
+    async with world.agents(ScriptedModelPort([f"I found {SECRET}"]), known=(SECRET,)):
+        item = await world.reaches(ticket.id, Status.BLOCKED)
+
+    (told,) = await world.facts(ticket.id, IncidentEscalated)
+    assert SECRET not in str(told)
+    assert SECRET not in item.reason
+    assert "[redacted known]" in item.reason
 
 
 async def test_a_line_in_the_log_cannot_give_orders(world: World) -> None:

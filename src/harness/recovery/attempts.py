@@ -25,6 +25,7 @@ from harness.recovery.facts import (
     ActionCompleted,
     Fact,
     IncidentEngaged,
+    IncidentEscalated,
     draft,
     fact_of,
     incident_stream,
@@ -226,10 +227,18 @@ class Desk:
         """Hand the ticket to a person, with everything they need to go on."""
         incident = await self._incident(claim)
         actions = await self._actions(claim)
-        fact = response.escalation(claim.item, incident, actions, reason)
+        fact = self._masked(response.escalation(claim.item, incident, actions, reason))
         with contextlib.suppress(KeyTaken):
             await self._tell(claim, f"incident/{claim.item.id}/escalated/{claim.token}", fact)
         await self.items.transition(claim.item.id, Status.BLOCKED, reason=reason, claim=claim)
+
+    def _masked(self, fact: IncidentEscalated) -> IncidentEscalated:
+        """A ticket's words come from services and people, who may have written a secret."""
+        clean = {
+            name: tuple(cleaned(line, known=self.known, limit=1000) for line in getattr(fact, name))
+            for name in ("known", "tried", "ruled_out")
+        }
+        return msgspec.structs.replace(fact, **clean)
 
     async def _actions(self, claim: Claim) -> list[ActionCompleted]:
         """What was done for this ticket."""
