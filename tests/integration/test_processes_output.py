@@ -76,7 +76,7 @@ async def test_a_fast_and_a_silent_child_do_not_hold_up_each_other(tmp_path: Pat
     delays: list[float] = []
 
     with anyio.fail_after(20):
-        for _ in range(20):
+        while len(delays) < 20 or log.end < 1 << 20:
             answered = anyio.Event()
             begin = anyio.current_time()
             await slow.write(b"ping\n")
@@ -86,7 +86,6 @@ async def test_a_fast_and_a_silent_child_do_not_hold_up_each_other(tmp_path: Pat
         await slow.stop(grace_seconds=5)
     log.close()
 
-    assert log.end > 1 << 20
     assert sorted(delays)[len(delays) // 2] < 0.1
 
 

@@ -15,6 +15,8 @@ from harness.errors import ProcessError
 from harness.processes import Exit, Identity, Process, Spec, clean_env, find, spawn
 from harness.processes.identity import read_children
 
+OURS = f"test/{os.getpid()}"  # others may run these tests at the same time
+
 
 def descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
@@ -60,7 +62,7 @@ async def test_exit_is_not_held_up_by_a_child_that_keeps_the_output() -> None:
 
     read, write = os.pipe()
     script = f"(read x </dev/fd/{read}; echo late; exec sleep 60) & echo early"
-    process = await spawn(Spec(argv=("sh", "-c", script), tag="test/held", sockets=(read,)), on_output=take)
+    process = await spawn(Spec(argv=("sh", "-c", script), tag=f"{OURS}/held", sockets=(read,)), on_output=take)
     try:
         with anyio.fail_after(10):
             assert await process.wait() == Exit(code=0, signal=None)
@@ -71,7 +73,7 @@ async def test_exit_is_not_held_up_by_a_child_that_keeps_the_output() -> None:
     finally:
         os.close(read)
         os.close(write)
-    assert find("test/held") == []
+    assert find(f"{OURS}/held") == []
 
 
 async def test_stderr_apart() -> None:
@@ -186,14 +188,14 @@ async def test_a_child_leads_its_own_session_and_handles_signals_anew() -> None:
 async def test_what_cannot_be_started_is_said_in_one_line(change: dict[str, object], message: str) -> None:
     """No traceback, no process, no descriptor is left."""
     before = descriptors()
-    options: dict[str, object] = {"argv": ("true",), "tag": "test/bad", **change}
+    options: dict[str, object] = {"argv": ("true",), "tag": f"{OURS}/bad", **change}
 
     with pytest.raises(ProcessError, match=message) as caught:
         await spawn(Spec(**options))  # type: ignore[arg-type]
 
     assert "\n" not in str(caught.value)
     assert descriptors() == before
-    assert find("test/bad") == []
+    assert find(f"{OURS}/bad") == []
 
 
 async def test_a_file_that_is_no_fifo_is_not_replaced(tmp_path: Path) -> None:

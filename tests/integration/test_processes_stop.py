@@ -117,6 +117,32 @@ async def test_a_daemon_that_forgot_everything_is_ended(tag: str) -> None:
         become_subreaper(enabled=False)
 
 
+async def test_who_was_kin_when_the_leader_exited_is_remembered(lacks: str, tag: str) -> None:
+    """An orphan without mark and output is known by its session, which has no leader any more when `stop` is called."""
+    read, write = os.pipe()
+    script = f"env -i sh -c 'echo $$; exec sleep 300 >/dev/null 2>&1' & read x </dev/fd/{read}"
+    pids: list[bytes] = []
+    arrived = anyio.Event()
+
+    def take(data: bytes) -> None:
+        pids.append(data)
+        arrived.set()
+
+    process = await spawn(Spec(argv=("sh", "-c", script), tag=tag, sockets=(read,)), on_output=take)
+    with anyio.fail_after(20):
+        await arrived.wait()
+        orphan = Identity.of(int(b"".join(pids)))
+        os.write(write, b"\n")
+        await process.wait()
+        assert orphan.alive()
+        stopped = await process.stop(grace_seconds=5)
+    os.close(read)
+    os.close(write)
+
+    assert stopped.ended == 1
+    assert not orphan.alive()
+
+
 async def test_an_orphan_that_holds_our_output_is_told_from_those_of_others(tag: str) -> None:
     """With several trees, an unmarked orphan belongs to the one whose output it holds; the others' stays."""
     become_subreaper()

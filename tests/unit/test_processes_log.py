@@ -87,6 +87,16 @@ def test_tail(tmp_path: Path, wanted: int) -> None:
     assert [line.text for line in found] == (expected[-wanted:] if wanted else [])
 
 
+def test_tail_has_whole_lines_longer_than_a_block(tmp_path: Path) -> None:
+    """However the log is read backwards, the first of the lines is not cut."""
+    log = RotatingLog(tmp_path / "out.log")
+    for letter in b"abcde":
+        log.write(bytes([letter]) * 200_000 + b"\n")
+    log.close()
+
+    assert [line.data for line in log.tail(2)] == [b"d" * 200_000, b"e" * 200_000]
+
+
 def test_tail_of_long_lines_is_bounded(tmp_path: Path) -> None:
     """Lines of a megabyte do not fill the memory of who asks for a hundred of them."""
     log = RotatingLog(tmp_path / "out.log", max_bytes=1 << 20, keep=5)
@@ -161,30 +171,33 @@ async def test_a_follower_gets_every_byte_across_rotations(tmp_path: Path) -> No
 
 
 async def test_a_follower_is_woken_by_a_rotation(tmp_path: Path) -> None:
-    """What is written right after a rotation is seen at once, not when the follower next looks around."""
+    """What is written right after a rotation, and after that, is seen at once, not when the follower next looks around."""
     log = RotatingLog(tmp_path / "out.log", max_bytes=100, keep=10)
     log.write(b"x" * 99 + b"\n")
     seen = anyio.Event()
-    waits: list[float] = []
+    delays: list[float] = []
 
     async def follow() -> None:
         async with contextlib.aclosing(log.follow()) as chunks:
             async for _ in chunks:
-                waits.append(anyio.current_time())
                 seen.set()
-                break
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group:
             group.start_soon(follow)
             await anyio.wait_all_tasks_blocked()
-            begin = anyio.current_time()
-            log.write(b"after\n")
-            await seen.wait()
+            for _ in range(5):
+                seen = anyio.Event()
+                begin = anyio.current_time()
+                log.write(b"after\n")
+                await seen.wait()
+                delays.append(anyio.current_time() - begin)
+                await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
     log.close()
 
     assert len(files(log.path)) == 2
-    assert waits[0] - begin < 0.3
+    assert max(delays) < 0.3
 
 
 def test_a_full_disk_is_counted_and_said(tmp_path: Path) -> None:

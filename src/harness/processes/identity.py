@@ -94,7 +94,7 @@ def read_row(pid: int) -> Row | None:
     if not system.PROC:
         return _read_with_psutil(pid)
     data = _read(f"/proc/{pid}/stat")
-    return _parse_stat(pid, data) if data else None
+    return parse_stat(pid, data) if data else None
 
 
 def read_children() -> Iterator[Row]:
@@ -137,7 +137,7 @@ def _read_pids() -> set[int]:
     return {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208 - names only, and often
 
 
-def _parse_stat(pid: int, data: bytes) -> Row:
+def parse_stat(pid: int, data: bytes) -> Row:
     """Fields of proc_pid_stat(5); the name in parentheses may hold spaces and parentheses itself."""
     fields = data[data.rindex(b")") + 2 :].split()
     state = fields[0].decode()

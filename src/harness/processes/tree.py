@@ -146,7 +146,7 @@ class Tree:
         return Stopped(needed=needed, ended=len(told))
 
     async def _kill(self, living: set[Identity]) -> set[Identity]:
-        """Freeze first, so that nobody can be born while the others die; then kill, and wait until they are gone."""
+        """Freeze first, so that none starts another one while the others die; then kill, and wait until they are gone."""
         frozen: set[Identity] = set()
         while living - frozen:
             for identity in _newest_first(living - frozen):
