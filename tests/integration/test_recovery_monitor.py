@@ -328,6 +328,30 @@ async def test_a_second_death_while_the_ticket_is_open_is_a_recurrence(stage: St
     assert closed.occurrences == 2
 
 
+async def test_what_fails_beside_the_first_evidence_is_no_recurrence(stage: Stage) -> None:
+    """After a kill the service comes back broken: its checks fail too, and it is still the one incident, seen once."""
+    await stage.running()
+
+    async with stage.watched() as monitor:
+        await well(monitor)
+        await stage.killed()
+        ticket = await stage.claimed()
+        stage.target.status = 503
+        await stage.restarted(ticket.id)
+
+        async def failing() -> bool | None:
+            failure = monitor.board.failure("api")
+            return (failure is not None and failure.root == "api_healthy" and bool(failure.ref)) or None
+
+        await until(failing)
+        monitor.consider("api")
+        await stage.hand_over(ticket)
+        await stage.told(ticket.id, "incident.attempt_failed")
+        again = await stage.ticket()
+
+    assert again.occurrences == 1
+
+
 async def test_a_no_of_the_analyst_cools_down(stage: Stage) -> None:
     """After a "no" nobody is asked about the same failure until the cool-down is over; then it is asked again."""
     port = MockModelPort(output=NO)

@@ -160,9 +160,7 @@ class Analyst:
                 answer = await self._ask(run, evidence)
         except TimeoutError:
             why = f"no answer within {self._timeout:g} s"
-        except HarnessError as error:
-            why = f"{type(error).__name__}: {error}"
-        except Exception as error:  # noqa: BLE001 - a defect of a port must not keep a ticket from opening
+        except Exception as error:  # noqa: BLE001 - nothing that a port does may keep a ticket from opening
             why = f"{type(error).__name__}: {error}"
         else:
             seconds = clock.monotonic() - began
