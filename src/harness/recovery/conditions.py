@@ -136,7 +136,7 @@ def _first_line(error: object) -> str:
 
 def _type_name(type_: Any) -> str:
     named = type_.name()
-    return {"DYN": "a value of any type"}.get(named, f"a {named.lower()}")
+    return {"DYN": "a value of any type"}.get(named, f"a value of type {named.lower()}")
 
 
 def _missing(error: str) -> str:
