@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+_FAKE_MODEL_API = Path(os.environ.get("FAKE_MODEL_API", Path(__file__).parents[2] / "shared" / "tools" / "fake_model_api.py"))
 
 _skipped: list[str] = []
 
@@ -13,6 +19,20 @@ _skipped: list[str] = []
 def anyio_backend() -> str:
     """Harness runs on asyncio."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def fake_model_api() -> ModuleType:
+    """The scripted model API, which lies beside the project where it is at hand."""
+    if not _FAKE_MODEL_API.exists():
+        pytest.skip("the scripted model API (fake_model_api.py) is missing")
+    spec = importlib.util.spec_from_file_location("fake_model_api", _FAKE_MODEL_API)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fake_model_api"] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,7 +16,6 @@ from harness.kernel.ports import ModelCallOptions
 from harness.kernel.providers import port_from
 from harness.ledger import MemoryStore
 
-FAKE = Path(os.environ.get("FAKE_MODEL_API", "../shared/tools/fake_model_api.py"))
 TENANT = TenantContext(tenant_id="t")
 
 
@@ -27,15 +24,10 @@ class Report(BaseModel):
     fixed: bool
 
 
-def fake_api(script: dict[str, Any]) -> Any:
-    if not FAKE.exists():
-        pytest.skip("the scripted model API (fake_model_api.py) is missing")
-    spec = importlib.util.spec_from_file_location("fake_model_api", FAKE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault("fake_model_api", importlib.util.module_from_spec(spec))
-    spec.loader.exec_module(module)
-    return module.FakeAPI({"side": "main", **script})
+@pytest.fixture
+def fake_api(fake_model_api: ModuleType) -> Callable[[dict[str, Any]], Any]:
+    """Starts the scripted model API with a script."""
+    return lambda script: fake_model_api.FakeAPI({"side": "main", **script})
 
 
 @pytest.fixture(params=["anthropic", "openai", "openai-chat"])
@@ -52,7 +44,9 @@ def kernel(kind: str, url: str, monkeypatch: pytest.MonkeyPatch, store: MemorySt
     return Kernel(store=store, model_port=port_from(f"{kind}:m"), policy=KernelPolicy(model_attempts=1))
 
 
-async def test_a_provider_works_with_tools_to_a_checked_answer(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_provider_works_with_tools_to_a_checked_answer(
+    kind: str, fake_api: Callable[[dict[str, Any]], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It looks, errs, is told, looks again and answers; run again, nothing is asked."""
     turns = [
         {"thinking": "hm", "text": "I look.", "tool": "read_log", "input": {"service": "db"}},
@@ -91,7 +85,7 @@ async def test_a_provider_works_with_tools_to_a_checked_answer(kind: str, monkey
 
 @pytest.mark.parametrize("turn", [{"error": 500}, {"error": 429}, {"hold": "never"}])
 async def test_a_provider_that_fails_is_the_callers_to_handle_and_can_be_asked_again(
-    kind: str, turn: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    kind: str, fake_api: Callable[[dict[str, Any]], Any], turn: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run ends with one clear error within its time, and goes on later."""
     with fake_api({"turns": [{"text": "warm"}, turn, {"text": "Done."}]}) as api:

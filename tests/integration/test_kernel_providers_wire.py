@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +19,6 @@ from harness.errors import ModelError, ModelMalformed, ModelUnavailable, UsageEr
 from harness.kernel.ports import Message, ModelCallOptions, ModelPort, ModelRequest, ToolCall, ToolDefinition
 from harness.kernel.providers import port_from
 
-FAKE = Path(os.environ.get("FAKE_MODEL_API", "../shared/tools/fake_model_api.py"))
 KEY = "sk-test-very-secret-0123456789"
 KINDS = ("anthropic", "openai", "openai-chat")
 READ = ToolDefinition(
@@ -37,22 +33,9 @@ class Verdict(BaseModel):
     reason: str
 
 
-def fake_api() -> ModuleType:
-    if not FAKE.exists():
-        pytest.skip("the scripted model API (fake_model_api.py) is missing")
-    if "fake_model_api" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("fake_model_api", FAKE)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["fake_model_api"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["fake_model_api"]
-
-
 @pytest.fixture
-def api() -> Iterator[Any]:
-    with fake_api().FakeAPI({"side": "main"}) as api:
+def api(fake_model_api: ModuleType) -> Iterator[Any]:
+    with fake_model_api.FakeAPI({"side": "main"}) as api:
         yield api
 
 

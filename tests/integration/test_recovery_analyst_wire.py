@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +13,6 @@ from harness.ledger import MemoryStore
 from harness.recovery.analyst import Analyst, Evidence
 from harness.recovery.failures import Failure, Severity
 
-FAKE = Path(os.environ.get("FAKE_MODEL_API", "../shared/tools/fake_model_api.py"))
 FAILURE = Failure(
     subject="api", target="api", severity=Severity.DOWN, root="process:api", kind="process", observed="signal 9",
     detected_us=1, checks=("api_healthy",),
@@ -25,22 +20,9 @@ FAILURE = Failure(
 ANSWER = {"ticket": "yes", "objective": "api runs", "context": "killed", "priority": "critical", "reason": "it is down"}
 
 
-def fake_api() -> ModuleType:
-    if not FAKE.exists():
-        pytest.skip("the scripted model API (fake_model_api.py) is missing")
-    if "fake_model_api" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("fake_model_api", FAKE)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["fake_model_api"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["fake_model_api"]
-
-
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    with fake_api().FakeAPI({"side": "main"}) as api:
+def api(fake_model_api: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    with fake_model_api.FakeAPI({"side": "main"}) as api:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
         monkeypatch.setenv("OPENAI_BASE_URL", f"{api.url}/v1")
         monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test-0123456789abcdef")
