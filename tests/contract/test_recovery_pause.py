@@ -6,10 +6,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
+from harness.errors import NotFound, PolicyDenied, UsageError
 from harness.ledger import MemoryStore, SQLiteStore, Store, Write
+from harness.people import Questions
+from harness.recovery import approvals
 from harness.recovery.declarations import Declarations, Envelope, Limits, Service, TargetEnvelope
+from harness.recovery.envelope import Approval, digest_of
 from harness.recovery.facts import (
     CONTROL,
     ActionCompleted,
@@ -27,7 +32,7 @@ from harness.recovery.facts import (
     incident_stream,
     service_stream,
 )
-from harness.recovery.history import judge_request
+from harness.recovery.history import approval_of, judge_request
 from harness.recovery.pause import pause, paused_reason, unpause, wait_unpaused
 
 
@@ -172,3 +177,51 @@ async def test_failures_open_the_breaker(store: Store) -> None:
     assert before.verdict is Verdict.ALLOW
     after = await judge_request(store, limits, request())
     assert (after.verdict, after.limit) == (Verdict.SUGGEST, "breaker")
+
+
+async def granted(store: Store, asked: ActionRequested, *, approved: bool = True) -> ActionRequested:
+    """The request with its question, which a person has answered."""
+    question = await approvals.ask(store, asked)
+    await approvals.answer(store, asked.ticket, approved=approved, by="me", question=question.id)
+    return msgspec.structs.replace(asked, question=question.id)
+
+
+async def test_a_yes_allows_this_action_only(store: Store) -> None:
+    """Another ticket, other arguments, another proposal, a question that nobody knows: no approval."""
+    asked = await granted(store, request())
+    replace = msgspec.structs.replace
+
+    assert await approval_of(store, asked) is Approval.GRANTED
+    assert await approval_of(store, replace(asked, action_id="a.2")) is Approval.GRANTED
+    assert await approval_of(store, replace(asked, action_id="b")) is Approval.NONE
+    assert await approval_of(store, replace(asked, ticket="t2")) is Approval.NONE
+    assert await approval_of(store, replace(asked, arguments={"key": "a"})) is Approval.NONE
+    assert await approval_of(store, replace(asked, question="q-none-1")) is Approval.NONE
+    assert await approval_of(store, replace(asked, question="")) is Approval.NONE
+    assert await approval_of(store, await granted(store, request("c"), approved=False)) is Approval.DENIED
+
+
+async def test_a_yes_is_used_once(store: Store) -> None:
+    """What acted on it may act on it again, as after a crash; nothing else may."""
+    asked = await granted(store, request())
+    await approvals.use(store, asked)
+    await approvals.use(store, asked)
+    other = await granted(store, request("other"))
+    await Questions(store).use(other.question, by="a thief", digest=digest_of(other))
+
+    assert await approval_of(store, asked) is Approval.GRANTED
+    assert await approval_of(store, other) is Approval.NONE
+    with pytest.raises(PolicyDenied):
+        await approvals.use(store, other)
+
+
+async def test_an_answer_needs_a_question(store: Store) -> None:
+    """None, or several without saying which one, is a clear error."""
+    with pytest.raises(NotFound, match="nothing waits"):
+        await approvals.answer(store, "t", approved=True, by="me")
+    first = await approvals.ask(store, request())
+    await approvals.ask(store, request("b"))
+
+    assert (await approvals.ask(store, request())).id == first.id
+    with pytest.raises(UsageError, match="say which one"):
+        await approvals.answer(store, "t", approved=True, by="me")

@@ -425,6 +425,22 @@ async def test_a_crashed_agent_s_ticket_is_taken_over(world: World) -> None:
     assert len(world.acted) == 1
 
 
+async def test_a_long_attempt_keeps_its_claim(world: World) -> None:
+    """The claim is renewed while the model thinks, so that no second agent takes the ticket."""
+    ticket = await world.fail()
+
+    async def slowly(_: Any) -> ToolCall:
+        await anyio.sleep(1.5)
+        return FIXED
+
+    async with world.agents(
+        ScriptedModelPort([slowly, "done"], by_history=True), None, settings=AgentSettings(lease_seconds=0.6)
+    ):
+        item = await world.reaches(ticket.id, Status.VERIFYING)
+
+    assert (item.attempts, item.fence) == (1, 1)
+
+
 async def test_a_lost_claim_writes_nothing_more(world: World) -> None:
     """An agent whose ticket was taken from it neither acts nor hands over."""
     ticket = await world.fail()
