@@ -88,7 +88,7 @@ class Page:
         self._context = context
         self._feed = feed
         self._may_act = may_act
-        self._opened: dict[str, bool] = {}  # incidents that this reader opened or closed
+        self._opened: parts.Opened = {}
         self._shown: View | None = feed.view
 
     def build(self) -> None:
@@ -178,11 +178,7 @@ class Page:
         if not stories:
             parts.label("none so far", "text-grey-6")
         for number, story in enumerate(stories):
-            opened = self._opened.get(story.ticket, number == 0)
-            parts.story_panel(story, opened=opened, toggled=lambda on, ticket=story.ticket: self._toggled(ticket, on))
-
-    def _toggled(self, ticket: str, opened: bool) -> None:
-        self._opened[ticket] = opened
+            parts.story_panel(story, self._opened, newest=number == 0)
 
     # What a person does
 

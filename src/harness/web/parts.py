@@ -20,6 +20,8 @@ from harness.web.stories import Entry, Story
 from harness.web.words import Tone
 
 Act = Callable[[], Any]
+Opened = dict[str, bool]
+"""What this reader has opened or closed, by ticket and by event."""
 
 _TONES: Mapping[Tone, tuple[str, str]] = {
     Tone.BAD: ("text-red-7", "error"),
@@ -30,6 +32,8 @@ _TONES: Mapping[Tone, tuple[str, str]] = {
     Tone.SAW: ("text-grey-5", "visibility"),
     Tone.QUIET: ("text-grey-5", "more_horiz"),
 }
+_FOLDED = (Tone.SAW, Tone.ACT)
+_DETAIL = "text-xs text-grey-7 font-mono whitespace-pre-wrap break-words w-full"
 _SHADES = {"good": "green-7", "bad": "red-7", "busy": "amber-8", "none": "grey-6"}
 
 
@@ -128,20 +132,22 @@ def ticket_card(row: Ticket, questions: list[Question], answer: Callable[[Questi
 
 
 def _question(question: Question, answer: Callable[[Question, bool], Act] | None) -> None:
-    with ui.row().classes("w-full items-center gap-2 bg-amber-1 rounded p-2 text-grey-10"):
-        ui.icon("front_hand").classes("text-amber-9")
-        label(question.text, "text-sm grow break-words")
-        if answer is not None:
-            _small("approve", answer(question, True), "green-7", f"approve-{question.id}")
-            _small("deny", answer(question, False), "red-7", f"deny-{question.id}")
+    with ui.row().classes("w-full items-start gap-2 no-wrap bg-amber-1 rounded p-2 text-grey-10"):
+        ui.icon("front_hand").classes("text-amber-9 pt-1")
+        with ui.column().classes("gap-1 grow min-w-0"):
+            label(question.text, "text-sm break-words")
+            if answer is not None:
+                with ui.row().classes("gap-1"):
+                    _small("approve", answer(question, True), "green-7", f"approve-{question.id}")
+                    _small("deny", answer(question, False), "red-7", f"deny-{question.id}")
 
 
-def story_panel(story: Story, *, opened: bool, toggled: Callable[[bool], None]) -> None:
-    """One incident: its title and outcome, and its timeline when opened."""
+def story_panel(story: Story, opened: Opened, *, newest: bool) -> None:
+    """One incident: its title and outcome, and its timeline, which of the newest is open unless it was closed."""
     health = {"completed": "good", "verified": "good", "open": "bad", "escalated": "bad", "verifying": "busy"}
-    with ui.expansion(value=opened, on_value_change=lambda change: toggled(bool(change.value))).classes(
-        "w-full bg-white dark:bg-gray-800 rounded shadow"
-    ) as panel:
+    with ui.expansion(
+        value=opened.get(story.ticket, newest), on_value_change=lambda change: opened.update({story.ticket: bool(change.value)})
+    ).classes("w-full bg-white dark:bg-gray-800 rounded shadow") as panel:
         panel.props["data-incident"] = story.ticket
         panel.props["data-status"] = story.status
         with panel.add_slot("header"), ui.row().classes("w-full items-center justify-between no-wrap"):
@@ -149,22 +155,34 @@ def story_panel(story: Story, *, opened: bool, toggled: Callable[[bool], None]) 
             chip(story.status, health.get(story.status, "none"))
         with ui.column().classes("w-full gap-1"):
             for entry in story.entries:
-                _entry(entry)
+                _entry(entry, opened)
 
 
-def _entry(entry: Entry) -> None:
-    colour, icon = _TONES[entry.words.tone]
-    quiet = "text-xs text-grey-6" if entry.words.tone in (Tone.QUIET, Tone.SAW) else "text-sm"
-    with ui.row().classes("w-full items-start gap-2 no-wrap").props(f"data-tone={entry.words.tone}"):
+def _entry(entry: Entry, opened: Opened) -> None:
+    told = entry.words
+    colour, icon = _TONES[told.tone]
+    small = "text-xs text-grey-6" if told.tone in (Tone.QUIET, Tone.SAW) else "text-sm"
+    with ui.row().classes("w-full items-start gap-2 no-wrap").props(f"data-tone={told.tone}"):
         label(f"{entry.seconds:+.1f} s", "text-xs text-grey-6 tabular-nums w-16 text-right shrink-0 pt-0.5")
         ui.icon(icon).classes(f"{colour} pt-0.5")
         with ui.column().classes("gap-0 grow min-w-0"):
-            label(f"{entry.words.who}: {entry.words.text}", f"{quiet} break-words w-full")
-            if entry.words.detail:
-                label(
-                    entry.words.detail,
-                    "text-xs text-grey-7 font-mono whitespace-pre-wrap break-words max-h-40 overflow-auto w-full",
-                )
+            if told.detail and told.tone in _FOLDED:
+                heading = told.who if told.tone is Tone.SAW else f"{told.who}: {told.text}"
+                _folded(heading, small, told.detail, entry.ref, opened)
+                return
+            label(f"{told.who}: {told.text}", f"{small} break-words w-full")
+            if told.detail:
+                label(told.detail, f"{_DETAIL} max-h-40 overflow-auto")
+
+
+def _folded(heading: str, classes: str, detail: str, ref: str, opened: Opened) -> None:
+    """A line that shows more when it is clicked."""
+    with ui.element("details").classes("w-full") as folded:
+        folded.props["open"] = opened.get(ref, False)
+        folded.on("toggle", lambda event: opened.update({ref: bool(event.args)}), js_handler="(e) => emit(e.target.open)")
+        with ui.element("summary").classes(f"{classes} cursor-pointer break-words hover:underline"):
+            ui.label(sanitise(heading)).classes("inline")
+        label(detail, f"{_DETAIL} max-h-96 overflow-auto pt-1")
 
 
 def numbers(counted: Statistics, open_tickets: int) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from harness.ledger import Event
 
 _LONGEST = 2_000
-_SHORT = 300
+_SHORT = 160
 
 
 class Tone(StrEnum):
@@ -236,11 +236,11 @@ def _step(event: Event) -> Words | None:
     answer: Mapping[str, Any] | None = payload.get("answer")
     if answer is None:
         shown = _pretty(payload.get("result"))
-        return Words(tone=Tone.SAW, who=f"saw {name}", text=shown[:_SHORT], detail=shown)
+        return Words(tone=Tone.SAW, who=f"saw {name}", text=shown[:_SHORT], detail=_indented(payload.get("result")))
     calls = [_call(call) for call in answer.get("tool_calls") or ()]
     said = str(answer.get("text") or "") or _pretty(answer.get("output"))
     if not calls:  # its conclusion, which others tell of
-        return Words(tone=Tone.QUIET, who=f"model ({name})", text=said or "said nothing")
+        return Words(tone=Tone.QUIET, who=f"model ({name})", text=said[:_SHORT] or "said nothing")
     return Words(tone=Tone.INFO, who=f"model ({name})", text=" ".join([said, *(f"→ {call}" for call in calls)]))
 
 
@@ -253,6 +253,10 @@ def _call(call: Mapping[str, Any]) -> str:
     shown = cast("dict[str, Any]", arguments) if isinstance(arguments, dict) else {}
     inside = ", ".join(f"{key}={_pretty(value)[:60]}" for key, value in shown.items() if key != "reason")
     return f"{call.get('name')}({inside})"
+
+
+def _indented(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
 def _pretty(value: object) -> str:
