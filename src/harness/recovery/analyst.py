@@ -198,7 +198,9 @@ class Analyst:
         return answer
 
     async def warm(self) -> None:
-        """Load what the first call needs, before there is one."""
+        """Load what the first call needs, before there is one, if that takes long: the rules do not."""
+        if self._model == "rules":
+            return
         await asyncio.to_thread(import_module, "harness.kernel.kernel")
         with suppress(HarnessError):  # said again, and recorded, when it matters
             await asyncio.to_thread(port_named, self._model)
