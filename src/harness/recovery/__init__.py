@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from harness.recovery.attempts import AgentSettings
     from harness.recovery.checks import Sample
     from harness.recovery.declarations import (
         Declarations,
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
     )
     from harness.recovery.incidents import Incident, incident_of, list_incidents
     from harness.recovery.monitor import MonitorSettings, monitor_alive, run_monitor
+    from harness.recovery.responder import run_responder
     from harness.recovery.samples import latest_samples, read_samples
     from harness.recovery.supervisor.core import Supervisor
     from harness.recovery.supervisor.own import own_services
     from harness.recovery.supervisor.ownership import supervisor_pid
 
 _HOME = {
+    "AgentSettings": "attempts",
+    "run_responder": "responder",
     "Declarations": "declarations",
     "demo_toml": "declarations",
     "Envelope": "declarations",
@@ -52,6 +56,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AgentSettings",
     "Declarations",
     "Envelope",
     "Incident",
@@ -71,6 +76,7 @@ __all__ = [
     "parse_declarations",
     "read_samples",
     "run_monitor",
+    "run_responder",
     "supervisor_pid",
 ]
 
