@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,9 +16,10 @@ import pytest
 
 from harness.cli import main
 from harness.cli.document import commands, render
-from harness.ledger import Draft, SQLiteStore, Write
+from harness.ledger import Draft, MemoryStore, SQLiteStore, Write
 from harness.recovery import facts
-from harness.work import Items
+from harness.recovery.response import escalation
+from harness.work import Item, Items, Status
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,6 +90,22 @@ def test_every_command_has_examples_that_name_it(name: str, command: Any) -> Non
     """A reader can copy a line."""
     assert "Examples:" in (command.help or "")
     assert name in command.help
+
+
+async def test_every_command_of_a_hand_over_is_understood(cli: Cli) -> None:
+    """A person who takes over at night pastes lines that work."""
+    item = Item(id="t1", title="api is down", status=Status.BLOCKED, labels={"target": "api"})
+    proposed = facts.IncidentActionProposed(ticket="t1", action_id="a", kind=facts.ActionKind.RESTART_SERVICE, target="api")
+    decision = facts.Decision(verdict=facts.Verdict.SUGGEST, level=facts.Level.SUGGEST, reason="only suggested")
+    decided = facts.IncidentActionDecided(ticket="t1", action_id="a", decision=decision)
+    async with MemoryStore() as store:
+        written = await store.append(Write("incident/t1", (facts.draft(proposed), facts.draft(decided))))
+
+    commands = escalation(item, written.events, (), "it did not help").next_commands
+
+    assert "harness services restart api" in commands
+    for command in commands:
+        assert cli(*shlex.split(command)[1:], "--help")[0] == 0, command
 
 
 def test_help_costs_no_heavy_import() -> None:
@@ -390,6 +408,8 @@ def test_a_check_is_added_silenced_and_listed(cli: Cli, home: Path) -> None:
     assert (refused[0], refused[1]) == (2, "")
     assert silenced["subject"] == "api_up"
     assert [row["name"] for row in cli.json("checks", "list")] == ["api_up"]
+    assert [row["name"] for row in cli.json("checks", "list", "--target", "api_up")] == ["api_up"]
+    assert cli.json("checks", "list", "--target", "other") == []
     assert cli("checks", "silence", "nope")[0] == 1
 
 

@@ -21,20 +21,25 @@ app = App("List, run, add and silence checks.")
 
 
 @app.command("list")
-def list_(as_json: Json = False, home: Home = None) -> None:
+def list_(
+    target: Annotated[str, typer.Option(help="Only those about this service.")] = "",
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
     """List the checks with their last results.
 
     \b
     Examples:
       harness checks list
-      harness checks list --json
+      harness checks list --target api --json
     """
 
     async def work() -> list[Check]:
         from harness.web import overview
 
         async with reading(home) as store:
-            return await overview.checks(store)
+            rows = await overview.checks(store)
+        return [row for row in rows if target in ("", row.target, row.name)]
 
     found = execute(work)
     if as_json:
