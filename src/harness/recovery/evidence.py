@@ -33,6 +33,7 @@ from harness.recovery.facts import (
 )
 from harness.recovery.folders import log_path
 from harness.recovery.picture import Life, apply
+from harness.recovery.registry import declared_checks, invariant_of
 from harness.recovery.samples import read_samples
 from harness.text import cleaned, fenced
 
@@ -76,7 +77,7 @@ class Evidence:
             "blocked": self._blocked(life, events),
             "config": self._config(events, now),
             "actions": self._actions(events, now),
-            "checks": [await self._check(check, now) for check in self.declarations.invariants if check.target == name],
+            "checks": [await self._check(check, now) for check in await self.checked(name)],
         }
         if service is not None:
             seen["restart_policy"] = service.restart
@@ -87,7 +88,12 @@ class Evidence:
     async def checks(self, target: str) -> list[dict[str, Any]]:
         """What the target's checks say now."""
         now = self.store.clock.now_us()
-        return [await self._check(check, now) for check in self.declarations.invariants if check.target == target]
+        return [await self._check(check, now) for check in await self.checked(target)]
+
+    async def checked(self, target: str) -> list[Invariant]:
+        """The enabled checks of a target: as the monitor recorded them, else as they are declared."""
+        recorded = [invariant_of(fact) for fact in await declared_checks(self.store)]
+        return [check for check in recorded or self.declarations.invariants if check.target == target and check.enabled]
 
     async def _events(self, name: str) -> list[Event]:
         stream = service_stream(name)

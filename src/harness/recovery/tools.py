@@ -57,7 +57,6 @@ class RecoveryTools:
     def __init__(self, store: Store, declarations: Declarations, home: Path, *, root: Path, known: Sequence[str] = ()) -> None:
         """`known` are secrets of the environment, masked wherever they turn up."""
         self._store = store
-        self._declarations = declarations
         self._home = home
         self._known = tuple(known)
         self._items = Items(store)
@@ -125,7 +124,7 @@ class RecoveryTools:
 
         Samples are no events and nobody announces them, so this looks again and again.
         """
-        wanted = {check.name for check in self._declarations.invariants if check.target == target and check.enabled}
+        wanted = {check.name for check in await self._evidence.checked(target)}
         until = since_us + round(_CHECK_SECONDS * MICROSECONDS)
         while True:
             newest = latest_samples(self._home)
