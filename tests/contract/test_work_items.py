@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import anyio
@@ -19,7 +20,7 @@ from harness.errors import (
     NotFound,
     UsageError,
 )  # fmt: skip
-from harness.ledger import Expect, MemoryStore, SQLiteStore, Store, Write
+from harness.ledger import Appended, Draft, Expect, Guard, MemoryStore, SQLiteStore, Store, Write
 from harness.work import ITEM_VIEW, Claim, Filter, Item, Items, Role, Status
 
 MINUTE = 60.0
@@ -30,9 +31,24 @@ def clock() -> VirtualClock:
     return VirtualClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+class CrowdedStore(MemoryStore):
+    """Lets every other task run between a decision and its append, as other processes do."""
+
+    async def append(self, *writes: Write, guards: Sequence[Guard] = ()) -> Appended:
+        await anyio.lowlevel.checkpoint()
+        return await super().append(*writes, guards=guards)
+
+
+@pytest.fixture(params=["memory", "sqlite", "crowded"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualClock) -> AsyncIterator[Store]:
-    made: Store = MemoryStore(clock=clock) if request.param == "memory" else SQLiteStore(tmp_path / "ledger.db", clock=clock)
+    made: Store
+    match request.param:
+        case "memory":
+            made = MemoryStore(clock=clock)
+        case "sqlite":
+            made = SQLiteStore(tmp_path / "ledger.db", clock=clock)
+        case _:
+            made = CrowdedStore(clock=clock)
     yield made
     assert await made.check(ITEM_VIEW) == []
     await made.close()
@@ -354,6 +370,17 @@ async def test_an_expired_claim_is_as_urgent_as_its_item(items: Items, clock: Vi
     assert (await claimed(items, "b")).item.id == urgent.id
 
 
+async def test_an_expired_claim_does_not_jump_the_queue(items: Items, clock: VirtualClock) -> None:
+    """What is ready and more urgent comes first."""
+    await items.create(title="a", priority="low")
+    await claimed(items, "a")
+    urgent = await items.create(title="b", priority="critical")
+    clock.advance(2 * MINUTE)
+
+    assert (await claimed(items, "b")).item.id == urgent.id
+    assert (await claimed(items, "b")).taken_from == "a"
+
+
 async def test_a_renewed_claim_is_not_taken_over(items: Items, clock: VirtualClock) -> None:
     """A slow worker that gives signs of life keeps its item."""
     await items.create(title="a")
@@ -445,6 +472,21 @@ async def test_a_released_item_is_ready_again(items: Items) -> None:
     assert (released.ready, released.attempts, released.reason, released.holder) == (True, 1, "could not", None)
     assert again.attempts == 1
     assert await types(items, made) == ["item.created", "item.described"] + ["item.claimed", "item.released"] * 2
+
+
+@pytest.mark.parametrize("to", ["pending", "verifying", "completed", "failed", "blocked", "parked"])
+async def test_a_claim_ends_with_the_work(items: Items, store: Store, to: str) -> None:
+    """The lease is given back in the same append, so that the next holder need not wait for it."""
+    await items.create(title="a")
+    claim = await claimed(items)
+
+    await items.transition(claim.item.id, to, reason="so", claim=claim)
+
+    lease = await store.lease(claim.lease)
+    assert lease is not None
+    assert (lease.holder, lease.token) == (None, 1)
+    with pytest.raises(Fenced, match="released"):
+        await items.renew(claim)
 
 
 async def test_claiming_one_that_is_not_ready_says_why(items: Items) -> None:
@@ -762,6 +804,54 @@ async def test_an_item_that_was_begun_keeps_its_dependencies(items: Items) -> No
         await items.depend(made.id, other.id)
 
 
+@pytest.mark.parametrize("first", ["unpark", "fail"])
+async def test_taking_up_and_failing_at_the_same_instant_leaves_nothing_pending(items: Items, first: str) -> None:
+    """An item that is unparked while what it needs fails is blocked, or stays parked."""
+    a = await items.create(title="a")
+    b = await items.create(title="b", depends_on=[a.id])
+    await items.transition(b.id, "parked", reason="later")
+
+    async def unpark() -> None:
+        with contextlib.suppress(IllegalTransition):
+            await items.transition(b.id, "pending", reason="now")
+
+    async def fail() -> None:
+        await items.transition(a.id, "failed", reason="x")
+
+    async with anyio.create_task_group() as group:
+        for change in (unpark, fail) if first == "unpark" else (fail, unpark):
+            group.start_soon(change)
+
+    assert (await items.get(b.id)).status in {Status.BLOCKED, Status.PARKED}
+
+
+async def test_two_that_broke_are_reopened_at_the_same_instant(items: Items) -> None:
+    """What waited for both goes on: neither leaves it to the other."""
+    a, b = await items.create(title="a"), await items.create(title="b")
+    both = await items.create(title="both", depends_on=[a.id, b.id])
+    for each in (a, b):
+        await items.transition(each.id, "failed", reason="x")
+
+    async with anyio.create_task_group() as group:
+        for each in (a, b):
+            group.start_soon(lambda each=each: items.transition(each.id, "pending", reason="again"))
+
+    assert (await items.get(both.id)).status is Status.PENDING
+
+
+async def test_what_is_closed_at_the_same_instant_does_not_recur(items: Items) -> None:
+    """Each report is on an item that was open when it was counted."""
+    await items.create(title="a", fingerprint="f", id="a")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: items.transition("a", "cancelled", reason="x"))
+        group.start_soon(lambda: items.create_or_recur(title="a", fingerprint="f"))
+
+    kinds = await types(items, await items.get("a"))
+    assert "item.recurred" not in kinds[kinds.index("item.cancelled") :]
+    assert sum(item.occurrences for item in await items.list()) == 2
+
+
 async def test_linking_and_failing_at_the_same_instant_leaves_nothing_behind(items: Items) -> None:
     """Whichever comes first, the dependent ends up blocked."""
     for number in range(10):
@@ -841,8 +931,6 @@ async def test_a_lease_that_the_ledger_does_not_know_is_made_anew(items: Items, 
 
 async def test_a_foreign_event_moves_only_the_head(items: Items, store: Store) -> None:
     """Other packages may write to an item's stream; decisions still see that it changed."""
-    from harness.ledger import Draft
-
     made = await items.create(title="a")
     await store.append(Write(f"item/{made.id}", (Draft(type="action.linked"),)), guards=[Expect(f"item/{made.id}", made.seq)])
 

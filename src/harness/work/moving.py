@@ -65,9 +65,11 @@ async def _move(store: Store, table: Table, asked: Move) -> None:
         guards += await _whole(table, item)
     after = msgspec.structs.replace(item, status=asked.to, reason=fact.reason, seq=item.seq + 1)
     if asked.to in BROKEN:
-        for dependent in await table.dependents(item.id, Status.PENDING):
-            writes.append(Write(stream_of(dependent.id), (blocked(dependent.status, after, asked.actor),)))
-            guards.append(Expect(stream_of(dependent.id), dependent.seq))
+        dependents = await table.dependents(item.id, *Status)
+        guards += expected(dependents)  # those that are not pending must not become it unseen
+        for dependent in dependents:
+            if dependent.status is Status.PENDING:
+                writes.append(Write(stream_of(dependent.id), (blocked(dependent.status, after, asked.actor),)))
     if item.status in BROKEN:
         await _free_dependents(table, after, asked.actor, writes, guards)
     try:
