@@ -56,7 +56,7 @@ def _state(row: Check) -> str:
 
 @app.command()
 def run(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[CHECK...]", help="Which; all without it.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="CHECK", help="Which; all without it.")] = None,
     as_json: Json = False,
     home: Home = None,
 ) -> None:
@@ -119,7 +119,7 @@ async def _process(service: str, home: Path | None) -> dict[str, object]:
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A new name.")],
     query: Annotated[str, typer.Argument(metavar="QUERY", help="http://…, latency:URL, tcp:HOST:PORT or process:SERVICE.")],
-    condition: Annotated[str, typer.Argument(metavar="[CONDITION]", help="CEL, such as 'status == 200'.")] = "",
+    condition: Annotated[str, typer.Argument(metavar="CONDITION", help="CEL, such as 'status == 200'.")] = "",
     target: Annotated[str, typer.Option(help="The service that it is about.")] = "",
     description: Annotated[str, typer.Option(help="What it means, in words.")] = "",
     interval: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds between looks.")] = 5.0,

@@ -25,7 +25,7 @@ Stream = Annotated[str, typer.Argument(metavar="STREAM", help="A stream's name, 
 
 @app.command()
 def verify(
-    stream: Annotated[str | None, typer.Argument(metavar="[STREAM]", help="One stream; all without it.")] = None,
+    stream: Annotated[str | None, typer.Argument(metavar="STREAM", help="One stream; all without it.")] = None,
     seal: Annotated[list[Path] | None, typer.Option(help="Also compare with this seal; may be repeated.")] = None,
     as_json: Json = False,
     home: Home = None,
@@ -134,7 +134,7 @@ def event_json(event: Event) -> dict[str, object]:
 
 @app.command()
 def streams(
-    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only streams whose names begin so.")] = "",
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Only streams whose names begin so.")] = "",
     as_json: Json = False,
     home: Home = None,
 ) -> None:
@@ -193,7 +193,7 @@ def seal(
 
 @app.command()
 def export(
-    streams: Annotated[list[str], typer.Argument(metavar="STREAM...", help="One stream or several.")],
+    streams: Annotated[list[str], typer.Argument(metavar="STREAM", help="One stream or several.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The bundle's file; stdout without it.")] = None,
     home: Home = None,
 ) -> None:
