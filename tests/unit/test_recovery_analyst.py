@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
@@ -104,3 +106,19 @@ async def test_runs_that_a_dead_monitor_left_are_ended() -> None:
 def test_the_fallback_is_deterministic() -> None:
     """The same failure gives the same words, whoever asks."""
     assert fallback(FAILURE, "x") == fallback(msgspec.structs.replace(FAILURE), "x")
+
+
+def test_the_monitor_loads_nothing_heavy() -> None:
+    """The monitor runs for days beside others: with its kernel and its rules it needs none of the large libraries."""
+    loading = """
+import sys
+import harness.recovery.monitor, harness.recovery.rules, harness.kernel.kernel
+from harness.recovery.conditions import compile_condition
+compile_condition("status == 200", "http")
+heavy = {"pydantic", "httpx", "typer", "rich", "psutil", "fastapi", "openai", "anthropic", "cryptography"}
+print(sorted(heavy & set(sys.modules)))
+"""
+
+    printed = subprocess.run([sys.executable, "-c", loading], capture_output=True, text=True, check=True, timeout=60).stdout
+
+    assert printed.strip() == "[]"
