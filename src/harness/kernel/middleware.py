@@ -71,19 +71,16 @@ class Stack:
         self._after_model = self._hooks("after_model")
         self._prepare_tool_request = self._hooks("prepare_tool_request")
         self._prepare_tool_result = self._hooks("prepare_tool_result")
+        self.prepares_models = bool(self._prepare_model)
+        self.admits_models = bool(self._before_model)
+        self.watches_models = bool(self._after_model)
+        self.prepares_tools = bool(self._prepare_tool_request)
+        self.prepares_results = bool(self._prepare_tool_result)
 
     def _hooks(self, name: str) -> list[Any]:
         idle = getattr(KernelMiddleware, name)
         hooks = [getattr(item, name, None) for item in self.items]
         return [hook for hook in hooks if hook is not None and getattr(hook, "__func__", hook) is not idle]
-
-    @property
-    def prepares_models(self) -> bool:
-        return bool(self._prepare_model)
-
-    @property
-    def prepares_tools(self) -> bool:
-        return bool(self._prepare_tool_request)
 
     async def prepare_model(self, invocation: ModelInvocation) -> ModelInvocation:
         for hook in self._prepare_model:

@@ -22,8 +22,8 @@ from harness.kernel.runs import Entry, RunState
 from harness.kernel.steps import Announcement, Steps
 from harness.kernel.tenant import TenantContext
 from harness.kernel.toolsets import Toolset
-from harness.ledger import Appended, Draft, Guard
-from harness.spend import cost_micro_usd, estimate_micro_usd, price_of
+from harness.ledger import Draft, Event, Guard
+from harness.spend import Price, cost_micro_usd, estimate_micro_usd, price_of
 
 _PROBABLE_MICRO_USD = 1  # what a call is thought to cost that nobody has a price for
 
@@ -69,6 +69,7 @@ class Caller:
         self.steps = steps
         self.stack = stack
         self._port = port
+        self._prices: dict[str, Price | None] = {}
         self._dearest: dict[str, int] = {}  # call of each model so far, micro-USD
 
     def check(self) -> None:
@@ -88,7 +89,7 @@ class Caller:
         if usage.cost_usd is not None:
             cost = math.ceil(round(usage.cost_usd * 1_000_000, 3))
         else:
-            price = price_of(model, self.steps.policy.prices)
+            price = self._price(model)
             cost = 0 if price is None else cost_micro_usd(
                 price, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens,
                 cache_read_tokens=usage.cache_read_tokens, cache_write_tokens=usage.cache_write_tokens,
@@ -97,9 +98,14 @@ class Caller:
             self._dearest[model] = cost
         return cost
 
+    def _price(self, model: str) -> Price | None:
+        if model not in self._prices:
+            self._prices[model] = price_of(model, self.steps.policy.prices)
+        return self._prices[model]
+
     def estimate(self, ask: Ask) -> int:
         """What a call may cost: by its price, else as much as the dearest call so far, and never nothing."""
-        price = price_of(ask.model, self.steps.policy.prices)
+        price = self._price(ask.model)
         if price is None:
             return self._dearest.get(ask.model, _PROBABLE_MICRO_USD)
         characters = sum(len(message.text) for message in ask.messages)
@@ -134,6 +140,15 @@ def result_of(
     )  # fmt: skip
 
 
+@dataclass(slots=True)
+class _Attempt:
+    """One call that is being made."""
+
+    inputs: ModelInputs
+    reserved: int
+    announcement: Announcement
+
+
 class Execution:
     """One step being executed: attempts until one ends it."""
 
@@ -143,6 +158,8 @@ class Execution:
         self._run = run
         self._ask = ask
         self._attempt, self._not_before_us = _attempts(run, ask, entry)
+        self._prefix = b""  # digest of the conversation, if it is one
+        self._present: _Attempt
         self._pending: list[Draft] = []  # to be written before the next event of this step
         if entry is not None and entry.type == records.STEP_STARTED:
             lost = self._steps.purse.settle_lost(run, ask.step)
@@ -167,49 +184,51 @@ class Execution:
         run, ask = self._run, self._ask
         reserved = await self._admit()
         inputs = self._shortened(ask.inputs())
-        started = StepStarted(
-            kind="model", name=ask.model, input=ask.input, core=ask.core, attempt=self._attempt, model=inputs, reserved=reserved
-        )
-        self._note_toolset()
-        announcement = Announcement(
-            self._steps, run, (*self._pending, self._draft(records.STEP_STARTED, started)), after_seconds=0
-        )
+        if ask.toolset.digest not in run.toolsets:
+            self._note_toolset()
+        attempt = _Attempt(inputs, reserved, Announcement(self._steps, run, self._announced))
+        self._present = attempt
         result: ModelResult | None = None
         try:
-            result = await self._caller.complete(run, ask)
+            result = await attempt.announcement.during(self._caller.complete(run, ask))
             output, raw = read_answer(result, ask.expected)
-            await self._caller.stack.after_model(
-                run_id=run.run_id, tenant=ask.tenant, model=ask.model, usage=result.usage, output=output,
-                tool_calls=result.tool_calls,
-            )  # fmt: skip
+            if self._caller.stack.watches_models:
+                await self._caller.stack.after_model(
+                    run_id=run.run_id, tenant=ask.tenant, model=ask.model, usage=result.usage, output=output,
+                    tool_calls=result.tool_calls,
+                )  # fmt: skip
         except UsageError as error:  # the port cannot do what is asked of it, and has done nothing
-            announcement.close()
+            attempt.announcement.close()
             self._steps.purse.settle(run, reserved=reserved, cost=0)
             await self._caller.reject(run, ask, error)
             raise
         except Exception as error:
             cost = 0 if result is None else self._caller.cost(ask.model, result.usage)
             if may_retry and isinstance(error, ModelUnavailable):
-                await self._retry(announcement, started, error, cost)
+                await self._retry(attempt, error, cost)
                 return None
-            await self._fail(announcement, started, error, cost)
+            await self._fail(attempt, error, cost)
             if isinstance(error, ModelError):
                 raise
             raise StepFailed(replay.failure_text(ask.model, type(error).__name__, str(error))) from error
         except BaseException:
-            self._interrupt(announcement, started)
+            self._interrupt(attempt)
             raise
-        return await self._complete(announcement, started, result, output, raw)
+        return await self._complete(attempt, result, output, raw)
 
     async def _admit(self) -> int:
         """Everything that may refuse the call. Gives what was reserved for it."""
-        run, ask = self._run, self._ask
+        run, ask, stack = self._run, self._ask, self._caller.stack
         reserved = 0
+        if ask.tenant.budget_usd_limit is None and not stack.admits_models:
+            return 0
         try:
-            reserved = await self._steps.purse.reserve(run, ask.tenant, self._caller.estimate(ask))
-            await self._caller.stack.before_model(
-                run_id=run.run_id, tenant=ask.tenant, model=ask.model, reserved_usd=reserved / 1_000_000
-            )
+            if ask.tenant.budget_usd_limit is not None:
+                reserved = await self._steps.purse.reserve(run, ask.tenant, self._caller.estimate(ask))
+            if stack.admits_models:
+                await stack.before_model(
+                    run_id=run.run_id, tenant=ask.tenant, model=ask.model, reserved_usd=reserved / 1_000_000
+                )
         except Exception as error:
             self._steps.purse.settle(run, reserved=reserved, cost=0)
             if not isinstance(error, HarnessError) or isinstance(error, StepRejected):
@@ -222,9 +241,18 @@ class Execution:
     def _draft(self, type_: str, payload: records.Record) -> Draft:
         return self._steps.draft(self._run, type_, payload, self._ask.step, self._ask.parent)
 
+    def _announced(self) -> list[Draft]:
+        """The announcement of the present attempt, after whatever is still to be written before it."""
+        ask, attempt = self._ask, self._present
+        started = StepStarted(
+            kind="model", name=ask.model, input=ask.input, core=ask.core, attempt=self._attempt, model=attempt.inputs,
+            reserved=attempt.reserved,
+        )  # fmt: skip
+        return [*self._pending, self._draft(records.STEP_STARTED, started)]
+
     def _note_toolset(self) -> None:
         toolset = self._ask.toolset
-        if toolset.digest and toolset.digest not in self._run.toolsets:
+        if toolset.digest:
             self._run.toolsets[toolset.digest] = dict(toolset.signatures)
             recorded = records.ToolsetRecorded(digest=toolset.digest, tools=dict(toolset.signatures))
             self._steps.submit(self._run, self._steps.draft(self._run, records.TOOLSET_RECORDED, recorded, None))
@@ -237,82 +265,73 @@ class Execution:
         digests = matching.prefix_digests(inputs.messages)
         self._prefix = digests[-1]
         for index in range(len(digests) - 1, -1, -1):
-            known = self._run.prefixes.get(digests[index])
-            if known is not None:
-                base, keep = known[0], index + 1
+            base = self._run.prefixes.get(digests[index])
+            if base is not None:
+                keep = index + 1
                 return msgspec.structs.replace(inputs, messages=inputs.messages[keep:], base=base, keep=keep)
         return inputs
 
-    async def _write(
-        self, announcement: Announcement, started: StepStarted, drafts: list[Draft], guards: tuple[Guard, ...]
-    ) -> Appended:
-        """Write the end of an attempt, after whatever is still to be written before it."""
-        if announcement.written is not None:
-            appended = await self._steps.write(self._run, *drafts, guards=guards)
-            seq = (await announcement.written).last.seq
-        else:
-            appended = await self._steps.write(self._run, *self._pending, *drafts, guards=guards)
-            seq = appended.events[-len(drafts)].seq
+    async def _write(self, attempt: _Attempt, drafts: list[Draft], guards: tuple[Guard, ...]) -> Event:
+        """Write the end of an attempt, after whatever is still to be written before it. Gives the last event."""
+        announcement = attempt.announcement.written
+        before = self._pending if announcement is None else []
+        appended = await self._steps.write(self._run, *before, *drafts, guards=guards)
         self._pending = []
         if self._prefix:
-            self._run.prefixes[self._prefix] = (seq, started.model.keep + len(started.model.messages) if started.model else 0)
-        return appended
+            inputs = appended.events[len(before)] if announcement is None else (await announcement).last
+            self._run.prefixes[self._prefix] = inputs.seq
+        return appended.last
 
-    def _ended(self, started: StepStarted, announced: bool, cost: int, overdraft: int) -> StepEnded:
+    async def _end(
+        self, attempt: _Attempt, type_: str, cost: int, *, answer: Answer | None = None, error: Exception | None = None
+    ) -> tuple[int, StepEnded]:
+        """Settle, and record the end of the step. Gives its sequence."""
         ask = self._ask
-        return StepEnded(
+        announced = attempt.announcement.close()
+        overdraft, guards = self._steps.purse.settle(self._run, reserved=attempt.reserved, cost=cost)
+        ended = StepEnded(
             kind="model", name=ask.model, input=ask.input, core=ask.core, attempt=self._attempt, tools=ask.toolset.digest,
+            answer=answer, error="" if error is None else type(error).__name__, message="" if error is None else str(error),
             cost=cost, overdraft=overdraft,
-            started=None if announced else StepStarted(kind="model", name=ask.model, model=started.model),
+            started=None if announced else StepStarted(kind="model", name=ask.model, model=attempt.inputs),
         )  # fmt: skip
+        event = await self._write(attempt, [self._draft(type_, ended)], guards)
+        self._steps.end(self._run, ask.step, event)
+        return event.seq, ended
 
-    async def _complete(
-        self, announcement: Announcement, started: StepStarted, result: ModelResult, output: Any, raw: bytes | None
-    ) -> StepModelResult:
-        announced = announcement.close()
-        cost = self._caller.cost(self._ask.model, result.usage)
-        overdraft, guards = self._steps.purse.settle(self._run, reserved=started.reserved, cost=cost)
+    async def _complete(self, attempt: _Attempt, result: ModelResult, output: Any, raw: bytes | None) -> StepModelResult:
         same = raw is not None and result.text.encode(errors="replace") == raw
         answer = Answer(
             output=records.raw(raw), text="" if same else result.text, text_is_output=same, tool_calls=result.tool_calls,
             usage=result.usage, stop_reason=result.stop_reason, model=result.model, native=result.native,
         )  # fmt: skip
-        ended = msgspec.structs.replace(self._ended(started, announced, cost, overdraft), answer=answer)
-        appended = await self._write(announcement, started, [self._draft(records.STEP_COMPLETED, ended)], guards)
-        self._steps.end(self._run, self._ask.step, appended.last)
-        return result_of(self._run.run_id, self._ask.step, appended.last.seq, ended, answer, None, output=output)
+        cost = self._caller.cost(self._ask.model, result.usage)
+        seq, ended = await self._end(attempt, records.STEP_COMPLETED, cost, answer=answer)
+        return result_of(self._run.run_id, self._ask.step, seq, ended, answer, None, output=output)
 
-    async def _fail(self, announcement: Announcement, started: StepStarted, error: Exception, cost: int) -> None:
-        announced = announcement.close()
-        overdraft, guards = self._steps.purse.settle(self._run, reserved=started.reserved, cost=cost)
-        ended = msgspec.structs.replace(
-            self._ended(started, announced, cost, overdraft), error=type(error).__name__, message=str(error)
-        )
-        appended = await self._write(announcement, started, [self._draft(records.STEP_FAILED, ended)], guards)
-        self._steps.end(self._run, self._ask.step, appended.last)
+    async def _fail(self, attempt: _Attempt, error: Exception, cost: int) -> None:
+        await self._end(attempt, records.STEP_FAILED, cost, error=error)
 
-    async def _retry(self, announcement: Announcement, started: StepStarted, error: ModelUnavailable, cost: int) -> None:
-        announced = announcement.close()
-        overdraft, guards = self._steps.purse.settle(self._run, reserved=started.reserved, cost=cost)
+    async def _retry(self, attempt: _Attempt, error: ModelUnavailable, cost: int) -> None:
+        announced = attempt.announcement.close()
+        overdraft, guards = self._steps.purse.settle(self._run, reserved=attempt.reserved, cost=cost)
         seconds = self._steps.policy.retry_seconds(self._attempt, error.retry_after_seconds)
         self._not_before_us = self._steps.store.clock.now_us() + round(seconds * 1_000_000)
         retried = records.StepRetried(
             attempt=self._attempt, error=type(error).__name__, message=str(error), next_at_us=self._not_before_us, cost=cost,
             overdraft=overdraft,
         )  # fmt: skip
-        drafts = [] if announced else [self._draft(records.STEP_STARTED, started)]
-        appended = await self._write(announcement, started, [*drafts, self._draft(records.STEP_RETRIED, retried)], guards)
-        event = appended.last
+        started = [] if announced else self._announced()[len(self._pending) :]
+        event = await self._write(attempt, [*started, self._draft(records.STEP_RETRIED, retried)], guards)
         self._run.steps[self._ask.step] = Entry(event.type, event.seq, event.data, None, self._attempt)
 
-    def _interrupt(self, announcement: Announcement, started: StepStarted) -> None:
+    def _interrupt(self, attempt: _Attempt) -> None:
         """The call is being cancelled: say so without waiting."""
-        announced = announcement.close()
-        overdraft, guards = self._steps.purse.settle(self._run, reserved=started.reserved, cost=started.reserved)
-        interrupted = records.StepInterrupted(
-            attempt=self._attempt, reason="cancelled", cost=started.reserved, overdraft=overdraft
-        )
-        drafts = [] if announced else [*self._pending, self._draft(records.STEP_STARTED, started)]
+        announced = attempt.announcement.close()
+        cost = attempt.reserved
+        overdraft, guards = self._steps.purse.settle(self._run, reserved=cost, cost=cost)
+        interrupted = records.StepInterrupted(attempt=self._attempt, reason="cancelled", cost=cost, overdraft=overdraft)
+        drafts = [] if announced else self._announced()
         self._run.steps[self._ask.step] = Entry(records.STEP_INTERRUPTED, self._run.seen, None, None, self._attempt)
         with contextlib.suppress(HarnessError):
             self._steps.submit(self._run, *drafts, self._draft(records.STEP_INTERRUPTED, interrupted), guards=guards)

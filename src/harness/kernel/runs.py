@@ -80,7 +80,7 @@ class RunState:
         self.lost: dict[str, int] = {}  # reservations of attempts that never ended, by step
         self.drifts: set[tuple[str, str]] = set()
         self.toolsets: dict[str, dict[str, str]] = {}
-        self.prefixes: dict[bytes, tuple[int, int]] = {}  # conversations recorded here: digest -> event, messages
+        self.prefixes: dict[bytes, int] = {}  # conversations that were recorded here, by digest, and in which event
         self.status_seq = 0
         self.status: Status = "active"
         # What this kernel object does with it:

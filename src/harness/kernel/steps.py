@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar, cast
+import functools
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from typing import Any, TypeVar, cast
 
 import anyio
 
@@ -153,9 +155,27 @@ class Steps:
     # Writing
 
     async def write(self, run: RunState, *drafts: Draft, guards: Sequence[Guard] = ()) -> Appended:
-        """Append to the run, under its lease."""
-        appended = await self.store.append(Write(run.stream, drafts), guards=(run.fence, *guards))
-        _seen(run, appended)
+        """Append to the run, under its lease.
+
+        What is queued will be written, so this cannot be cancelled: a cancellation is delivered right after it.
+        """
+        future = self.store.submit(Write(run.stream, drafts), guards=(run.fence, *guards))
+        cancelled = False
+        try:
+            while True:
+                try:
+                    appended = await asyncio.shield(future)
+                except asyncio.CancelledError:
+                    cancelled = True
+                else:
+                    break
+        finally:
+            task = asyncio.current_task()
+            if cancelled and task is not None:
+                task.uncancel()
+                task.cancel()
+        if appended.last.seq > run.seen:
+            run.seen = appended.last.seq
         return appended
 
     def submit(self, run: RunState, *drafts: Draft, guards: Sequence[Guard] = ()) -> Awaitable[Appended]:
@@ -197,28 +217,61 @@ def _seen(run: RunState, appended: Appended) -> None:
 
 
 class Announcement:
-    """`step.started` of a call without a side effect: written only if the call does not end at once.
+    """`step.started` of a call without a side effect: written only if the call waits for something.
 
-    Nobody waits for it. A call that ends before it was written carries it in its end.
+    Nobody waits for it to be written. A call that ends before that carries it in its end.
     """
 
-    __slots__ = ("_drafts", "_handle", "_run", "_steps", "written")
+    __slots__ = ("_drafts", "_handle", "_patience", "_run", "_steps", "written")
 
-    def __init__(self, steps: Steps, run: RunState, drafts: tuple[Draft, ...], *, after_seconds: float) -> None:
+    def __init__(
+        self, steps: Steps, run: RunState, drafts: Callable[[], Sequence[Draft]], *, patience_seconds: float = 0
+    ) -> None:
         self._steps = steps
         self._run = run
         self._drafts = drafts
+        self._patience = patience_seconds
+        self._handle: asyncio.TimerHandle | None = None
         self.written: Awaitable[Appended] | None = None
-        loop = asyncio.get_running_loop()
-        self._handle = loop.call_later(after_seconds, self._write) if after_seconds else loop.call_soon(self._write)
+
+    @types.coroutine
+    def during(self, call: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+        """What the call gives or raises; the announcement is made when the call first waits."""
+        steps = call.__await__()
+        try:
+            awaited = next(steps)
+        except StopIteration as end:
+            return end.value
+        self._waits()
+        while True:
+            try:
+                given = yield awaited
+            except GeneratorExit:
+                call.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - it is the call's
+                advance = functools.partial(call.throw, error)
+            else:
+                advance = functools.partial(call.send, given)
+            try:
+                awaited = advance()
+            except StopIteration as end:
+                return end.value
+
+    def _waits(self) -> None:
+        if self._patience:
+            self._handle = asyncio.get_running_loop().call_later(self._patience, self._write)
+        else:
+            self._write()
 
     def _write(self) -> None:
         try:
-            self.written = self._steps.submit(self._run, *self._drafts)
+            self.written = self._steps.submit(self._run, *self._drafts())
         except HarnessError:  # the end of the step will meet the same
             return
 
     def close(self) -> bool:
         """The call is over. Gives whether the announcement was written."""
-        self._handle.cancel()
+        if self._handle is not None:
+            self._handle.cancel()
         return self.written is not None

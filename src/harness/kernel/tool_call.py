@@ -114,6 +114,8 @@ class ToolCalls:
         except OutcomeUnknown as error:
             raise _Unknown("tool", str(error)) from error
         data = result_bytes(tool.name, value)  # pyright: ignore[reportPossiblyUnboundVariable]
+        if not self.stack.prepares_results:
+            return data
         changed = await self.stack.prepare_tool_result(
             run_id=run.run_id, tenant=ask.tenant, tool_name=tool.name, result_json=data.decode()
         )
@@ -138,10 +140,14 @@ class ToolCalls:
         """Run a tool without a side effect: one event, if it ends at once."""
         key = matching.idempotency_key(run.run_id, ask.step, ask.input)
         started = self.started(run, ask, tool, attempt, key)
-        drafts = (*before, self._draft(run, ask, records.STEP_STARTED, started))
-        announcement = Announcement(self.steps, run, drafts, after_seconds=0 if tool.is_async else _THREAD_GRACE_SECONDS)
+
+        def drafts() -> Sequence[Draft]:
+            return (*before, self._draft(run, ask, records.STEP_STARTED, started))
+
+        announcement = Announcement(self.steps, run, drafts, patience_seconds=0 if tool.is_async else _THREAD_GRACE_SECONDS)
         try:
-            result = await self.run(run, ask, tool, bound, context=self.context(run, ask, key, attempt))
+            call = self.run(run, ask, tool, bound, context=self.context(run, ask, key, attempt))
+            result = await announcement.during(call)
         except Exception as error:
             announced = announcement.close()
             await self._fail(
@@ -152,7 +158,7 @@ class ToolCalls:
             announced = announcement.close()
             interrupted = records.StepInterrupted(attempt=attempt, reason="cancelled")
             run.steps[ask.step] = Entry(records.STEP_INTERRUPTED, run.seen, None, None, attempt)
-            self._submit(run, *(() if announced else drafts), self._draft(run, ask, records.STEP_INTERRUPTED, interrupted))
+            self._submit(run, *(() if announced else drafts()), self._draft(run, ask, records.STEP_INTERRUPTED, interrupted))
             raise
         announced = announcement.close()
         ended = self.ended(ask, attempt, result=result, started=None if announced else started)
