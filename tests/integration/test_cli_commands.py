@@ -372,6 +372,31 @@ def test_hostile_titles_are_shown_harmless(cli: Cli, home: Path) -> None:
     assert "\u202e" not in out + shown
 
 
+# What is declared
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[monitor]\nattemps = 2", "harness.toml:3: unknown key 'attemps' in [monitor]; did you mean 'attempts'?"),
+        ("[agent]\nmodel = 'antropic:x'", "[agent] model: 'antropic:x' names no model port; did you mean 'anthropic'"),
+        ("[supervisor]\nx = 1", "harness.toml:2: unknown key 'supervisor'"),
+        ("[invariants.a]\nquery = 'process:api'\ncondition = 'runing'", "harness.toml:4: check a: condition `runing` names"),
+    ],
+)  # fmt: skip
+def test_what_could_never_work_is_told_before_anything_starts(project: Path, cli: Cli, text: str, told: str) -> None:
+    """Without it the services would run and nobody would watch them; the doctor says the same."""
+    (project / "harness.toml").write_text(f"services.api.command = ['sleep', '600']\n{text}\n", encoding="utf-8")
+
+    ran = subprocess.run([sys.executable, "-m", "harness", "run"], capture_output=True, text=True, timeout=60)
+    code, out, _ = cli("doctor")
+
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (2, "", 1)
+    assert told in ran.stderr
+    assert (code, told in out) == (1, True)
+    assert not (project / ".harness").exists()
+
+
 # Services and checks
 
 

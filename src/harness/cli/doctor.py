@@ -16,6 +16,7 @@ from harness.cli.app import App
 from harness.cli.opening import execute, settings_of
 from harness.cli.options import Home, Json
 from harness.cli.output import json_line, line, plain
+from harness.cli.preflight import problems
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -86,7 +87,11 @@ def _parts() -> Iterable[Finding]:
 def _home(home: Path | None) -> Iterable[Finding]:
     try:
         settings = settings_of(home)
-        yield Finding(name="harness.toml", state="ok", detail=_declared(settings))
+        wrong = list(problems(settings))
+        for problem in wrong:
+            yield Finding(name="harness.toml", state="broken", detail=problem)
+        if not wrong:
+            yield Finding(name="harness.toml", state="ok", detail=_declared(settings))
     except HarnessError as error:
         yield Finding(name="harness.toml", state="broken", detail=str(error))
         return

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.cli.entries import settings_for
 from harness.cli.merged import MergedLog
+from harness.cli.preflight import refuse_nonsense
 
 if TYPE_CHECKING:
     from harness.cli.lean import Request
@@ -25,6 +26,7 @@ INTERRUPTED = 130
 def run(request: Request) -> int:
     """Run until stopped; 0 after SIGTERM, 130 after Ctrl-C."""
     settings = settings_for(request, web_port=request.number("port"))
+    refuse_nonsense(settings)
     return asyncio.run(
         supervise(
             settings, quiet="quiet" in request.flags, services="no-service" not in request.flags, demo="demo" in request.flags
