@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from harness.errors import (
     ModelMalformed,
     ModelUnavailable,
     NotFound,
+    OutcomeUnknown,
     PolicyDenied,
     ReplayConsistencyError,
     RunExists,
@@ -786,3 +788,51 @@ async def test_a_run_that_was_tampered_with_is_not_replayed(tmp_path: Path) -> N
     async with SQLiteStore(path) as store:
         with pytest.raises(Unproven, match="does not verify at 3: changed"):
             await Kernel(store=store).load_run(run_id=RUN)
+
+
+@pytest.mark.parametrize("ticks", range(8))
+async def test_a_cancellation_at_any_moment_repeats_nothing(store: Store, ticks: int) -> None:
+    """What is queued will be written: a step whose end was on its way has ended, and no effect happens twice."""
+    port = MockModelPort(output={"said": "x"})
+    kernel = Kernel(store=store, model_port=port)
+    made = _register(kernel)
+    await kernel.start_run(tenant=TENANT, run_id=RUN)
+
+    for make in (lambda: ask(kernel, "a", step_key="m"), lambda: use(kernel, "pay", {"amount": 1}, step_key="t")):
+        step = asyncio.ensure_future(make())
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        step.cancel()
+        await asyncio.gather(step, return_exceptions=True)
+    events = [(event.type, event.key) for event in await kernel.get_events(run_id=RUN)]
+    await ask(kernel, "a", step_key="m")
+    with contextlib.suppress(OutcomeUnknown):
+        await use(kernel, "pay", {"amount": 1}, step_key="t")
+
+    assert port.calls == 1 + (("step.interrupted", "m") in events)
+    assert len(made) <= 1
+
+
+async def test_a_busy_call_can_be_cancelled(store: Store) -> None:
+    """A cancellation reaches a call that only gives way, and waits for nothing."""
+
+    class Busy:
+        turns = 0
+
+        async def complete(self, request: ModelRequest) -> ModelResult:
+            while self.turns < 10_000:
+                self.turns += 1
+                await asyncio.sleep(0)
+            raise AssertionError("nobody stopped it")
+
+    port = Busy()
+    kernel = Kernel(store=store, model_port=port)
+    await kernel.start_run(tenant=TENANT, run_id=RUN)
+    step = asyncio.ensure_future(ask(kernel, "a"))
+    while port.turns < 5:
+        await asyncio.sleep(0)
+    step.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    assert port.turns < 100

@@ -1,17 +1,24 @@
-"""Running a blocking function beside the event loop, in a thread that never keeps the interpreter from exiting."""
+"""Running a blocking function beside the event loop, in threads that never keep the interpreter from exiting."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import os
 import threading
+from collections import deque
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 _MAX_THREADS = 64
+_IDLE_SECONDS = 10.0
+
 _free = threading.BoundedSemaphore(_MAX_THREADS)
+_idle: deque[_Worker] = deque()
 
 
 async def in_thread(function: Callable[[], T]) -> T:
@@ -32,8 +39,39 @@ async def in_thread(function: Callable[[], T]) -> T:
             else:
                 _tell(loop, future, result=result)
 
-    threading.Thread(target=work, name="harness tool", daemon=True).start()
+    try:
+        worker = _idle.pop()
+    except IndexError:
+        worker = _Worker()
+    worker.work.put(work)
     return await future
+
+
+class _Worker(threading.Thread):
+    """A thread that works for one after another and ends when nobody has wanted it for a while."""
+
+    def __init__(self) -> None:
+        super().__init__(name="harness tool", daemon=True)
+        self.work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                work = self.work.get(timeout=_IDLE_SECONDS)
+            except Empty:
+                try:
+                    _idle.remove(self)
+                except ValueError:  # somebody took it just now, and its work is about to come
+                    continue
+                return
+            work()
+            del work  # it refers to what it worked on
+            _idle.append(self)
+
+
+if hasattr(os, "register_at_fork"):  # threads do not come along
+    os.register_at_fork(after_in_child=_idle.clear)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], *, result: Any = None, error: Any = None) -> None:
@@ -47,7 +85,5 @@ def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], *, resul
         else:
             future.set_result(result)
 
-    try:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
         loop.call_soon_threadsafe(settle)
-    except RuntimeError:  # the loop is closed: nobody waits any more
-        return
