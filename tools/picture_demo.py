@@ -19,7 +19,7 @@ def main() -> None:
     command = [sys.executable, "-m", "harness", "demo", "--once"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
     lines = [re.sub(r"/\S*/harness-demo-\w+", "a temporary home", line) for line in done.stdout.rstrip().split("\n")]
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True, color_system="truecolor")
         for line in lines:
             console.print(Text.from_ansi(line), no_wrap=True, overflow="ellipsis", crop=True)

@@ -12,8 +12,23 @@ import pytest
 from harness.clock import VirtualClock
 from harness.errors import Conflict, Fenced, KeyTaken, LeaseHeld, LedgerError, NotFound, Refused
 from harness.ledger import (
-    START, Acquire, Draft, Event, Expect, Fence, Free, MemoryStore, Release, Reserve, SQLiteStore, Statement, Store, Unique, Write,
-    export_bundle, parse_bundle,
+    START,
+    Acquire,
+    Draft,
+    Event,
+    Expect,
+    Fence,
+    Free,
+    MemoryStore,
+    Release,
+    Reserve,
+    SQLiteStore,
+    Statement,
+    Store,
+    Unique,
+    Write,
+    export_bundle,
+    parse_bundle,
 )  # fmt: skip
 
 
@@ -58,7 +73,7 @@ async def test_events_get_a_place_in_their_stream_and_in_the_whole(store: Store)
     appended = await store.append(said("item/a", "one", "two"), said("item/b", "three"))
 
     assert [(e.stream, e.seq, e.position) for e in appended.events] == [("item/a", 1, 1), ("item/a", 2, 2), ("item/b", 1, 3)]
-    assert [e for e in await store.read_all()] == list(appended.events)
+    assert await store.read_all() == list(appended.events)
 
 
 async def test_an_event_is_chained_to_the_one_before(store: Store) -> None:

@@ -13,7 +13,15 @@ import pytest
 
 from harness.errors import LedgerError, Unproven
 from harness.ledger import (
-    Draft, Problem, SQLiteStore, Write, export_bundle, parse_bundle, read_seal, signing_key, write_seal,
+    Draft,
+    Problem,
+    SQLiteStore,
+    Write,
+    export_bundle,
+    parse_bundle,
+    read_seal,
+    signing_key,
+    write_seal,
 )  # fmt: skip
 
 VERIFIER = Path(__file__).parents[2] / "tools" / "verify_bundle.py"
@@ -100,7 +108,8 @@ async def cut(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM events WHERE position > 13")
         connection.execute(
-            f"UPDATE streams SET seq = 8, position = 13, hash = (SELECT hash FROM events WHERE {A} AND seq = 8) WHERE name = 'item/a'"
+            f"UPDATE streams SET seq = 8, position = 13, hash = (SELECT hash FROM events WHERE {A} AND seq = 8)"
+            " WHERE name = 'item/a'"
         )
     connection.close()
 
