@@ -725,10 +725,12 @@ async def test_reopening_unblocks_what_was_blocked_by_it(items: Items) -> None:
 
     await items.transition(a.id, "pending", reason="again")
     after_a = [(await items.get(each.id)).status for each in (both, one, other)]
+    named_then = ((await items.get(both.id)).blocked_on, (await items.get(both.id)).reason)
     await items.transition(b.id, "pending", reason="again")
     after_b = await items.get(both.id)
 
     assert after_a == [Status.BLOCKED, Status.PENDING, Status.BLOCKED]
+    assert named_then == ("b", "dependency b (b) failed: x")
     assert (after_b.status, after_b.ready, after_b.blocked_on) == (Status.PENDING, False, None)
 
 
@@ -852,16 +854,61 @@ async def test_what_is_closed_at_the_same_instant_does_not_recur(items: Items) -
     assert sum(item.occurrences for item in await items.list()) == 2
 
 
-async def test_linking_and_failing_at_the_same_instant_leaves_nothing_behind(items: Items) -> None:
+@pytest.mark.parametrize("how", ["create", "depend"])
+@pytest.mark.parametrize("first", ["link", "fail"])
+async def test_linking_and_failing_at_the_same_instant_blocks(items: Items, how: str, first: str) -> None:
     """Whichever comes first, the dependent ends up blocked."""
-    for number in range(10):
-        a = await items.create(title="a", id=f"a{number}")
+    a = await items.create(title="a", id="a")
+    if how == "depend":
+        await items.create(title="b", id="b")
 
-        async with anyio.create_task_group() as group:
-            group.start_soon(lambda number=number: items.create(title="b", id=f"b{number}", depends_on=[f"a{number}"]))
-            group.start_soon(lambda a=a: items.transition(a.id, "failed", reason="x"))
+    async def link() -> None:
+        if how == "depend":
+            await items.depend("b", "a")
+        else:
+            await items.create(title="b", id="b", depends_on=["a"])
 
-        assert (await items.get(f"b{number}")).status is Status.BLOCKED
+    async def fail() -> None:
+        await items.transition(a.id, "failed", reason="x")
+
+    async with anyio.create_task_group() as group:
+        for change in (link, fail) if first == "link" else (fail, link):
+            group.start_soon(change)
+
+    assert (await items.get("b")).status is Status.BLOCKED
+
+
+@pytest.mark.parametrize("first", ["drop", "fail"])
+async def test_dropping_one_while_another_fails_stays_blocked(items: Items, first: str) -> None:
+    """The last broken dependency is not the last one any more."""
+    a, c = await items.create(title="a"), await items.create(title="c")
+    b = await items.create(title="b", depends_on=[a.id, c.id])
+    await items.transition(a.id, "failed", reason="x")
+
+    async def drop() -> None:
+        await items.undepend(b.id, a.id)
+
+    async def fail() -> None:
+        await items.transition(c.id, "failed", reason="x")
+
+    async with anyio.create_task_group() as group:
+        for change in (drop, fail) if first == "drop" else (fail, drop):
+            group.start_soon(change)
+
+    after = await items.get(b.id)
+    assert (after.status, after.blocked_on) == (Status.BLOCKED, c.id)
+
+
+async def test_edits_at_the_same_instant_are_both_kept(items: Items) -> None:
+    """Neither writes over what the other changed."""
+    made = await items.create(title="a")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: items.edit(made.id, title="b"))
+        group.start_soon(lambda: items.edit(made.id, description="c"))
+
+    edited = await items.get(made.id)
+    assert (edited.title, edited.description) == ("b", "c")
 
 
 # The record

@@ -55,8 +55,12 @@ async def _undepend(store: Store, table: Table, item_id: str, on: str, actor: st
         Draft(type="item.dependencies_changed", payload=DependenciesChanged(depends_on=depends_on, removed=(on,)), actor=actor)
     ]
     guards: list[Guard] = [Expect(stream_of(item.id), item.seq), *expected([needed, *others])]
-    if item.status is Status.BLOCKED and item.blocked_on is not None and not broken(others):
-        drafts.append(unblocked(f"it does not depend on {named(needed)} any more", on, actor))
+    if item.status is Status.BLOCKED and item.blocked_on is not None:
+        lost = broken(others)
+        if not lost:
+            drafts.append(unblocked(f"it does not depend on {named(needed)} any more", on, actor))
+        elif item.blocked_on == on:  # what it is blocked by has another name now
+            drafts.append(blocked(item.status, lost[0], actor))
     writes = [Write(stream_of(item.id), tuple(drafts))]
     if needed.status is not Status.COMPLETED:
         writes.append(linked(needed, item.id, "item.dependent_removed", actor))

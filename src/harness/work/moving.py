@@ -108,5 +108,8 @@ async def _free_dependents(table: Table, after: Item, actor: str | None, writes:
             continue
         others = [each for each in (await table.several(dependent.depends_on)).values() if each.id != after.id]
         guards += expected([dependent, *others])
-        if not broken(others):
+        lost = broken(others)
+        if lost and dependent.blocked_on == after.id:  # what it is blocked by has another name now
+            writes.append(Write(stream_of(dependent.id), (blocked(dependent.status, lost[0], actor),)))
+        if not lost:
             writes.append(Write(stream_of(dependent.id), (unblocked(f"{named(after)} was reopened", after.id, actor),)))
