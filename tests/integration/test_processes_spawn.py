@@ -79,6 +79,17 @@ async def test_exit_is_not_held_up_by_a_child_that_keeps_the_output() -> None:
     assert find(f"{OURS}/held") == []
 
 
+async def test_a_child_is_found_by_its_tag_at_once() -> None:
+    """The system lets us go on while the child is still in its exec, without an environment; it is found none the less."""
+    for number in range(100):
+        process = await spawn(Spec(argv=("sleep", "300"), tag=f"{OURS}/at-once/{number}"))
+        found = find(f"{OURS}/at-once/{number}")
+        process.signal(signal.SIGKILL)
+        with anyio.fail_after(20):
+            await process.wait()
+        assert [one.identity for one in found] == [process.identity]
+
+
 async def test_stderr_apart() -> None:
     """With its own follower stderr does not mix with stdout."""
     out: list[bytes] = []

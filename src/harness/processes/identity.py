@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import psutil
 
 _DEAD = frozenset("ZX")
+_EXEC_LOOKS = 50
+_EXEC_SECONDS = 0.0005  # between looks at a process that is in the middle of an exec
 _LISTINGS = 20  # of the process table, at most, until nobody new is in it
 
 
@@ -150,8 +153,27 @@ def read_environment(pid: int) -> dict[str, str]:
     """The environment that a process was started with; empty if it is gone, hidden or has overwritten it."""
     if not system.PROC:
         return _environment_with_psutil(pid)
-    pairs = (entry.partition(b"=") for entry in _read(f"/proc/{pid}/environ").split(b"\0"))
+    data = b""
+    for _ in range(_EXEC_LOOKS):
+        try:
+            data = _read_strictly(f"/proc/{pid}/environ")
+        except OSError:  # gone, or another user's
+            return {}
+        if data or not _in_exec(pid):
+            break
+        time.sleep(_EXEC_SECONDS)
+    pairs = (entry.partition(b"=") for entry in data.split(b"\0"))
     return {os.fsdecode(name): os.fsdecode(value) for name, equals, value in pairs if equals}
+
+
+def _in_exec(pid: int) -> bool:
+    """Whether a process is just becoming another program: it has memory, but no environment yet.
+
+    The system lets the parent go on at that moment, so that a child is often seen so right after it was started.
+    """
+    data = _read(f"/proc/{pid}/stat")
+    fields = data[data.rindex(b")") + 2 :].split() if data else []
+    return len(fields) > 48 and fields[0] != b"Z" and fields[20] != b"0" and fields[48] == b"0"
 
 
 def holds_file(pid: int, file: tuple[int, int]) -> bool:
