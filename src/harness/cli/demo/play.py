@@ -123,9 +123,10 @@ async def _on_stage(run: _Run, stage: Stage) -> None:
 
 
 async def _acts(run: _Run, stage: Stage) -> None:
-    from harness.cli.demo.audience import Audience
+    from harness.cli.demo.audience import INCIDENT_SECONDS, MODEL_SECONDS, Audience
 
-    async with Audience(stage, run.show) as audience:
+    patience = INCIDENT_SECONDS if run.plan.model == "rules" else MODEL_SECONDS
+    async with Audience(stage, run.show, incident_seconds=patience) as audience:
         await audience.until_ready()
         for number in range(run.plan.times):
             run.show.act(number + 1, run.plan.times, run.plan.chaos)

@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,7 +78,7 @@ def set_up(*, model: str, raised_limits: bool) -> Stage:
     root = Path(tempfile.mkdtemp(prefix="harness-demo-"))
     stage = Stage(root=root, web_port=web, service_port=service, moved=moved)
     text = demo_toml(port=service, raised_limits=raised_limits)
-    text += f'\n[web]\nport = {web}\n\n[monitor]\nmodel = "{model}"\n\n[agent]\nmodel = "{model}"\n'
+    text += f'\n[web]\nport = {web}\n\n[monitor]\nmodel = "{model}"\n\n[agent]\nmodel = "{model}"\nmodel_seconds = 30\n'
     (root / "harness.toml").write_text(text, encoding="utf-8")
     stage.home.mkdir(mode=0o700)
     return stage
@@ -123,7 +122,7 @@ async def take_down(stage: Stage, *, hurry: asyncio.Event) -> Leaked:
         stage.supervisor.signal(signal.SIGTERM)
         await _until(stage.supervisor, hurry)
         await stage.supervisor.stop(grace_seconds=0.0 if hurry.is_set() else 1.0)
-    leaked = Leaked(processes=len(find(stage.tag)) + len(_of_home(stage)), ports=_taken((stage.web_port, stage.service_port)))
+    leaked = Leaked(processes=len(find(stage.tag)) + len(_of_home(stage)), ports=_held(stage))
     await _clear_away(stage)
     return leaked
 
@@ -144,14 +143,14 @@ def _of_home(stage: Stage) -> list[object]:
     return list(find(home_tag(stage.home)))
 
 
-def _taken(ports: Iterable[int]) -> int:
-    """How many of our ports somebody still listens on."""
-    count = 0
-    for port in ports:
-        with socket.socket() as probe:
-            probe.settimeout(0.5)
-            count += probe.connect_ex(("127.0.0.1", port)) == 0
-    return count
+def _held(stage: Stage) -> int:
+    """How many of our ports are still listened on, unless it is plainly somebody else who took one since."""
+    from harness.processes.identity import read_environment
+    from harness.recovery.supervisor.launch import port_holder
+
+    held = [port_holder(f"127.0.0.1:{port}") for port in (stage.web_port, stage.service_port)]
+    pids = [holder[1] for holder in held if holder is not None]
+    return sum(pid is None or read_environment(pid).get("HARNESS_HOME") == str(stage.home) for pid in pids)
 
 
 async def _clear_away(stage: Stage) -> None:
