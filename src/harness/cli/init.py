@@ -16,7 +16,7 @@ app = App()
 
 _HEAD = """\
 # What Harness runs, watches and may do here. `harness run` starts it; `harness checks run` tries the checks.
-# Reference: docs/recovery.md. Every key can also be given as HARNESS_SECTION_KEY.
+# Reference: docs/recovery.md. Keys of [web], [monitor] and [agent] can also be given as HARNESS_SECTION_KEY.
 """
 
 _EXAMPLE = """
