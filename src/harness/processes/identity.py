@@ -153,15 +153,19 @@ def read_environment(pid: int) -> dict[str, str]:
     """The environment that a process was started with; empty if it is gone, hidden or has overwritten it."""
     if not system.PROC:
         return _environment_with_psutil(pid)
-    data = b""
-    for _ in range(_EXEC_LOOKS):
-        try:
-            data = _read_strictly(f"/proc/{pid}/environ")
-        except OSError:  # gone, or another user's
-            return {}
-        if data or not _in_exec(pid):
-            break
-        time.sleep(_EXEC_SECONDS)
+    try:
+        data = _read_strictly(f"/proc/{pid}/environ")
+        for _ in range(_EXEC_LOOKS):
+            if data:
+                break
+            in_exec = _in_exec(pid)
+            if in_exec:
+                time.sleep(_EXEC_SECONDS)
+            data = _read_strictly(f"/proc/{pid}/environ")  # after the look at its state, which may have changed between both
+            if not in_exec:
+                break
+    except OSError:  # gone, or another user's
+        return {}
     pairs = (entry.partition(b"=") for entry in data.split(b"\0"))
     return {os.fsdecode(name): os.fsdecode(value) for name, equals, value in pairs if equals}
 
