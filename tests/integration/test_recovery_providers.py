@@ -14,7 +14,8 @@ from harness.recovery.analyst import fallback
 from harness.recovery.attempts import AgentSettings
 from harness.recovery.facts import ActionStarted, IncidentEngaged, ServiceExited, ServiceStarted, incident_stream
 from harness.recovery.failures import Failure, Severity
-from harness.recovery.responder import run_responder
+from harness.recovery.monitor import MonitorSettings
+from harness.recovery.responder import MODEL_POLICY, run_responder
 from harness.recovery.tickets import Tickets
 from harness.work import Item, Status
 
@@ -96,3 +97,11 @@ async def test_a_provider_that_fails_leaves_the_repair_to_the_rules(
     assert item.status is Status.VERIFYING
     assert await engaged(world, item.id) == ["anthropic:m", "rules"]
     assert (await world.types("web")).count(ActionStarted.TYPE) == 1
+
+
+async def test_a_provider_that_hangs_for_ever_leaves_time_to_heal() -> None:
+    """By default: the analyst's bound, every attempt of the agent's first call, and the window, within a minute."""
+    agent, monitor = AgentSettings(), MonitorSettings()
+    longest = sum(agent.model_seconds + MODEL_POLICY.retry_max_seconds for _ in range(MODEL_POLICY.model_attempts))
+
+    assert monitor.analyst_seconds + longest + monitor.stabilisation_seconds < 50

@@ -14,6 +14,7 @@ import pytest
 
 from harness.clock import VirtualClock
 from harness.errors import ProcessError
+from harness.ledger import Acquire, Draft, Write
 from harness.processes import LogReader
 from harness.recovery import Declarations, Supervisor, facts, supervisor_pid
 from harness.recovery.supervisor.machine import Phase
@@ -184,6 +185,33 @@ async def test_harness_own_processes_are_restarted_by_the_supervisor_alone(world
 
     assert isinstance(refused, facts.ActionRefused)
     assert "Harness's own" in refused.reason
+
+
+@pytest.mark.parametrize(("ttl_seconds", "again"), [(20, True), (1000, False), (None, True)])
+async def test_a_monitor_that_runs_but_does_not_look_is_started_anew(
+    timed: tuple[World, VirtualClock], ttl_seconds: int | None, again: bool
+) -> None:
+    """A frozen process does not exit; its lease does. One that never takes it is given longer."""
+    world, clock = timed
+    own = world.service("harness-monitor", restart="always", own=True, give_up_after=0)
+    async with world.supervised(own=(own,)) as supervisor:
+        unit = supervisor.unit("harness-monitor")
+        first = unit.pid
+        os.kill(first, signal.SIGSTOP)
+        if ttl_seconds is not None:
+            holds = Acquire(facts.MONITOR_LEASE, f"pid {first} since 1", 1, ttl_seconds)
+            await world.store.append(Write("control/monitor", (Draft(type="monitor.started", payload={}),)), guards=(holds,))
+        for _ in range(30):
+            clock.advance(2)
+            await world.store.lease(facts.MONITOR_LEASE)  # behind the supervisor's own look
+            await asyncio.sleep(0)
+        if again:
+            await world.wait_for("harness-monitor", "service.ready", nth=2)
+        second = unit.pid
+
+    stopping = [facts.fact_of(event) for event in await world.events("harness-monitor") if event.type == "service.stopping"]
+    assert (second != first) is again
+    assert ("has not proven" in stopping[0].reason) is again
 
 
 async def test_a_command_that_cannot_run_is_said_and_waits_for_an_action(world: World) -> None:

@@ -48,7 +48,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`[agent]` in harness.toml."""
 
     model: str = RULES  # rules, anthropic:MODEL, openai:MODEL, openai-chat:MODEL
-    model_seconds: float = 60.0  # one call may take so long
+    model_seconds: float = 15.0  # one call may take so long; two that do, and the rules take over in time
     iterations: int = 20
     at_once: int = 4  # tickets; those that wait for a person do not count
     lease_seconds: float = 15.0  # so long a ticket stays with an agent that stopped without a word

@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from harness.errors import Fenced, HarnessError, IllegalTransition, LedgerError, NotFound
-from harness.kernel import Kernel
+from harness.kernel import Kernel, KernelPolicy
 from harness.ledger import Cursor, Store
 from harness.people import Questions, QuestionStatus
 from harness.recovery.attempts import AgentSettings, Desk, port_named
@@ -38,6 +38,7 @@ SOURCES = ("invariant", "anomaly", "slo", "human", "scheduled", "webhook")
 
 _TICKETS = Filter(source_types=SOURCES)
 _PLACES = 64
+MODEL_POLICY = KernelPolicy(model_attempts=2, retry_max_seconds=5.0)  # while a model is waited for, a service is down
 _ANSWERS = ("question.answered", "question.expired")
 
 
@@ -60,7 +61,7 @@ async def run_responder(
         settings = msgspec.structs.replace(settings, model=type(port).__name__)
     secrets = secrets_of(os.environ) if known is None else tuple(known)
     with _place(home) as number:
-        kernel = Kernel(store=store, model_port=port or port_named(settings.model))
+        kernel = Kernel(store=store, model_port=port or port_named(settings.model), policy=MODEL_POLICY)
         rules = Kernel(store=store, model_port=RuleModel())
         desk = Desk(
             store=store,

@@ -29,8 +29,10 @@ from harness.recovery.supervisor import launch, machine
 from harness.recovery.supervisor.adoption import Adoption, sort_out
 from harness.recovery.supervisor.machine import Intent, Phase, State
 from harness.recovery.supervisor.order import stop_stages
+from harness.recovery.supervisor.own import MONITOR
 from harness.recovery.supervisor.ownership import RENEW_SECONDS, HomeLock, take_over
 from harness.recovery.supervisor.unit import Unit
+from harness.recovery.supervisor.watchdog import watch_monitor
 
 Follower = Callable[[str, bytes], object]
 _RETRY_SECONDS = 0.5
@@ -136,6 +138,8 @@ class Supervisor:
             tasks.start_soon(self._start_all, resumed)
             tasks.start_soon(self._hear, seen, actions, tasks)
             tasks.start_soon(self._renew)
+            if (monitor := self.unit(MONITOR)) is not None:
+                tasks.start_soon(watch_monitor, monitor, self.store)
             await self._stopping.wait()
             tasks.cancel_scope.cancel()
 
