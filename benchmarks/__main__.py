@@ -1,4 +1,4 @@
-"""`python -m benchmarks [ledger kernel recovery …] [--json]`: run suites and print their figures."""
+"""`python -m benchmarks [ledger work kernel recovery …] [--json]`: run suites and print their figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import import_module
 
 from benchmarks.measure import Figures
 
-SUITES = ("ledger", "kernel", "recovery")
+SUITES = ("ledger", "work", "kernel", "recovery")
 
 
 def main() -> None:

@@ -16,10 +16,10 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from harness.clock import MICROSECONDS
-from harness.errors import Busy, Conflict, IllegalTransition, LeaseHeld
-from harness.ledger import Acquire, Appended, Draft, Event, Expect, Guard, Lease, Store, Write
+from harness.errors import Busy, Conflict, IllegalTransition, LeaseHeld, LedgerError
+from harness.ledger import Acquire, Draft, Event, Expect, Guard, Lease, Release, Store, Write
 from harness.work.dependencies import named
-from harness.work.facts import Claimed
+from harness.work.facts import Claimed, Moved
 from harness.work.item import Claim, Filter, Item, clean, expiry, lease_of, stream_of, ttl_of
 from harness.work.table import Table
 from harness.work.transitions import Role, Status, permitted
@@ -155,7 +155,7 @@ class Claims:
             write = Write(stream_of(item.id), (Draft(type="item.claimed", payload=fact, parent=parent),))
             guards = (Expect(write.stream, item.seq), Acquire(lease, holder, token, ttl_seconds))
             try:
-                event = await self._append(write, guards)
+                event = await self._append(write, guards, lease, token)
             except Conflict as error:
                 if isinstance(error, LeaseHeld) or error.name != lease or error.actual is None or error.actual + 1 == token:
                     raise
@@ -164,12 +164,22 @@ class Claims:
             claimed = _claimed(item, fact, event.seq, event.ts)
             return Claim(item=claimed, lease=lease, token=token, holder=holder, ttl_seconds=ttl_seconds, taken_from=taken_from)
 
-    async def _append(self, write: Write, guards: Sequence[Guard]) -> Event:
-        appended: Appended | None = None
-        with anyio.CancelScope(shield=True):  # it cannot be taken back, so whoever made a claim gets it
-            appended = await self._store.append(write, guards=guards)
-        assert appended is not None  # a shielded scope swallows nothing
-        return appended.first
+    async def _append(self, write: Write, guards: Sequence[Guard], lease: str, token: int) -> Event:
+        try:
+            return (await self._store.append(write, guards=guards)).first
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True), contextlib.suppress(LedgerError):
+                await self._give_back(write.stream, lease, token)
+            raise
+
+    async def _give_back(self, stream: str, lease: str, token: int) -> None:
+        """End a claim whose claimer was cancelled. It is written after the claim, and refused if that was."""
+        reason = "cancelled while claiming"
+        fact = Moved(
+            origin=Status.IN_PROGRESS, target=Status.PENDING, role=Role.WORKER, reason=reason, token=token, counted=False
+        )
+        write = Write(stream, (Draft(type="item.released", payload=fact),))
+        await self._store.append(write, guards=(Release(lease, token),))
 
     async def renew(self, claim: Claim, ttl_seconds: float | None) -> Lease:
         """Lengthen the claim from now on. Raises `Fenced` if it was lost."""

@@ -140,7 +140,7 @@ class Items:
     ) -> Claim:
         """As `claim`, and waits for something to claim: for an item's event or the end of a lease.
 
-        Cancellable while it waits; a claim that was made is always given, so release it if you cannot use it.
+        Whoever is cancelled while claiming holds nothing: a claim that was written already is given back.
         """
         return await self._claims.wait(holder, ttl_seconds=ttl_seconds, match=match, parent=parent)
 
