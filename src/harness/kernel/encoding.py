@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any, cast
 
@@ -26,6 +25,8 @@ def to_json(value: Any) -> bytes:
 
 def to_plain_json(value: Any) -> bytes:
     """As `to_json`, but only for what JSON itself knows, so that reading gives what was written. Raises `TypeError`."""
+    import json
+
     dump = getattr(value, "model_dump", None)
     try:
         return _encode(json.loads(json.dumps(dump(mode="json") if callable(dump) else value, allow_nan=False)))

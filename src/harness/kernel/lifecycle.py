@@ -6,9 +6,9 @@ A status is changed by whoever may, without the run's lease, and takes effect be
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Iterable
 from typing import Any
-from uuid import uuid4
 
 from harness.errors import Conflict, Fenced, NotFound, RunExists, RunNotActive, Unproven, UsageError
 from harness.kernel import records
@@ -42,7 +42,7 @@ class Lifecycle:
 
     async def start(self, tenant: TenantContext, run_id: str | None, parent_run: str | None) -> RunHandle:
         """Begin a run. Raises `RunExists`."""
-        run_id = run_id or uuid4().hex
+        run_id = run_id or secrets.token_hex(16)
         if not _nameable(run_id):
             raise UsageError(f"a run's id has 1 to 350 characters, none of them a space or control character: {run_id!r}")
         run = RunState(run_id)

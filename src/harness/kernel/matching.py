@@ -6,7 +6,6 @@ that a model was shown are compared one by one, so a tool that was added since b
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -128,6 +127,8 @@ def _short(message: Message) -> str:
 def text_difference(before: str, now: str) -> str:
     """Where two texts first differ, with what stands around it."""
     if len(before) + len(now) < 2_000:
+        import difflib
+
         matcher = difflib.SequenceMatcher(None, before, now, autojunk=False)
         _, i1, i2, j1, j2 = next(op for op in matcher.get_opcodes() if op[0] != "equal")
     else:  # difflib is quadratic; the first difference is near enough

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from harness.errors import ReplayConsistencyError
-from harness.kernel import history, matching, records, replay
+from harness.kernel import matching, records, replay
 from harness.kernel.matching import Match
 from harness.kernel.middleware import ModelInvocation
 from harness.kernel.model_call import Ask, Caller, Execution, result_of
@@ -114,6 +114,8 @@ class ModelSteps:
             await self._steps.write(run, self._steps.draft(run, records.STEP_DRIFTED, drifted, ask.step))
 
     async def _inconsistent(self, run: RunState, ask: Ask, ended: StepEnded, tools: tuple[str, ...]) -> ReplayConsistencyError:
+        from harness.kernel import history
+
         started = await history.started(self._steps.store, run.stream, ask.step, ended)
         before, now = started.model if started else None, ask.inputs()
         fields = (*matching.changed_fields(before, now), *tools) if before is not None else ("input", *tools)

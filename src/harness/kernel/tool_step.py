@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from harness.errors import ReplayConsistencyError, StepRejected
-from harness.kernel import history, matching, records, replay
+from harness.kernel import matching, records, replay
 from harness.kernel.records import Recorded, StepEnded, StepStarted
 from harness.kernel.results import StepToolResult, decoded
 from harness.kernel.runs import Entry, RunState
@@ -97,6 +97,8 @@ class ToolSteps:
         self, run: RunState, ask: ToolAsk, ended: StepEnded | None, started: StepStarted | None
     ) -> ReplayConsistencyError:
         if started is None:
+            from harness.kernel import history
+
             started = await history.started(self._steps.store, run.stream, ask.step, ended)
         fields, where = ["arguments"], "the recorded arguments were erased"
         if started is not None and started.name != ask.name:
