@@ -214,3 +214,18 @@ def test_paused_nobody_acts(home: Home) -> None:
     until(lambda: verified(home, 1), 60, "verified")
 
     assert (waiting["status"], waiting["actions"]) == ("open", [])
+
+
+def test_a_reader_of_the_log_that_vanishes_or_freezes_disturbs_nothing(home: Home) -> None:
+    """The pipe that it prints to is full and then closed: it goes on healing, and ends everything when told to."""
+    home.process = subprocess.Popen((*HARNESS, "run"), cwd=home.root, env=home.environment, stdout=subprocess.PIPE)
+    until(home.all_ready, 40, "ready, while nobody reads the log")
+    assert home.process.stdout is not None
+    home.process.stdout.close()
+
+    home.kill("rate_limiter")
+
+    until(lambda: verified(home, 1), 60, "verified")
+    home.process.send_signal(signal.SIGTERM)
+    assert home.process.wait(timeout=30) == 0
+    assert not any(row["pid"] for row in home.services().values())

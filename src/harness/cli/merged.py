@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -14,6 +17,47 @@ if TYPE_CHECKING:
 
 _PALETTE = (36, 35, 34, 32, 33, 96, 95, 94)
 _WIDTH = 16
+_MAX_WAITING = 20_000  # lines
+
+
+class Printer:
+    """Prints lines in a thread of its own, so that a frozen or vanished reader holds nobody up.
+
+    Lines that a slow reader leaves no room for are counted and told; after the reader is gone all are dropped.
+    """
+
+    def __init__(self) -> None:
+        self._lines: queue.Queue[str | None] = queue.Queue(_MAX_WAITING)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._run, name="merged log", daemon=True)
+        self._thread.start()
+
+    def put(self, line: str) -> None:
+        """Print a line soon. Never waits."""
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._dropped += 1
+
+    def _run(self) -> None:
+        try:
+            while (line := self._lines.get()) is not None:
+                if self._dropped:
+                    dropped, self._dropped = self._dropped, 0
+                    line = f"({dropped} lines were not shown: whoever reads them is too slow)\n{line}"
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+        except (OSError, ValueError):  # nobody reads any more, or the disk that it went to is full
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python still holds can be flushed
+            while self._lines.get() is not None:
+                pass
+
+    def close(self) -> None:
+        """Print what waits, if that goes quickly."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=1)
+        self._thread.join(timeout=2)
 
 
 class MergedLog:
@@ -24,6 +68,11 @@ class MergedLog:
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self._lines: dict[str, Lines] = {}
         self._colours: dict[str, int] = {}
+        self._printer = Printer()
+
+    def close(self) -> None:
+        """Print what waits and end."""
+        self._printer.close()
 
     def say(self, text: str) -> None:
         """A line of Harness itself."""
@@ -53,8 +102,8 @@ class MergedLog:
     def _print(self, who: str, text: str, *, tone: Tone | None = None, bold: bool = False) -> None:
         now = time.strftime("%H:%M:%S")
         if not self._colour:
-            print(f"{now} {who:<{_WIDTH}} {text}", flush=True)
+            self._printer.put(f"{now} {who:<{_WIDTH}} {text}")
             return
         shade = self._colours.setdefault(who, _PALETTE[len(self._colours) % len(_PALETTE)])
         body = {"bad": 31, "good": 32, "ask": 33}.get(tone.value if tone else "", 1 if bold else 0)
-        print(f"\x1b[2m{now}\x1b[0m \x1b[{shade}m{who:<{_WIDTH}}\x1b[0m \x1b[{body}m{text}\x1b[0m", flush=True)
+        self._printer.put(f"\x1b[2m{now}\x1b[0m \x1b[{shade}m{who:<{_WIDTH}}\x1b[0m \x1b[{body}m{text}\x1b[0m")

@@ -53,7 +53,10 @@ async def supervise(settings: Settings, *, quiet: bool = False, services: bool =
         own = own_services(settings.home, web_port=web.port, web_host=web.host, demo=demo)
         supervisor = Supervisor(store, declared, settings.home, own=own, on_output=log.output)
         log.say(f"home {settings.home}" + (", built-in demo services" if declared.demo and services else ""))
-        return await _until_stopped(supervisor, store, log, web_address(web))
+        try:
+            return await _until_stopped(supervisor, store, log, web_address(web))
+        finally:
+            log.close()
 
 
 async def _until_stopped(supervisor: Supervisor, store: SQLiteStore, log: MergedLog, web: str) -> int:
