@@ -416,7 +416,7 @@ async def test_the_heartbeat_renews_until_the_claim_is_lost(items: Items, clock:
         assert await items.claim("b") is None
         await items.transition(claim.item.id, "cancelled", reason="not needed")
         clock.advance(MINUTE / 3)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await beaten.wait()
 
 
@@ -509,7 +509,7 @@ async def test_waiting_ends_with_a_new_item(items: Items) -> None:
     async def wait() -> None:
         got.append(await items.wait_claim("w"))
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
             await anyio.wait_all_tasks_blocked()
@@ -527,7 +527,7 @@ async def test_waiting_ends_with_a_lease(items: Items, clock: VirtualClock) -> N
     async def wait() -> None:
         got.append(await items.wait_claim("b", ttl_seconds=MINUTE))
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
             await anyio.wait_all_tasks_blocked()

@@ -174,7 +174,7 @@ async def test_a_worker_that_stalls_is_taken_over_and_then_refused(tmp_path: Pat
         first = await slow.claim("a", ttl_seconds=0.05)
         assert first is not None
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             second = await quick.wait_claim("b")
         await quick.transition(made.id, "completed", reason="done", claim=second, result="b")
         with pytest.raises(Fenced):
