@@ -326,6 +326,9 @@ def rebuild(
 
 def known_views() -> list[View]:
     """Every table that this version derives from events."""
+    from harness.kernel.lifecycle import RUNS_VIEW
+    from harness.people.questions import QUESTIONS_VIEW
+    from harness.recovery.history import ENVELOPE_VIEW
     from harness.work import ITEM_VIEW
 
-    return [ITEM_VIEW]
+    return [ITEM_VIEW, QUESTIONS_VIEW, ENVELOPE_VIEW, RUNS_VIEW]

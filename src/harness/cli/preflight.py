@@ -6,7 +6,7 @@ Without this a misspelt key would leave services running that nobody watches. Lo
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError, UsageError
@@ -45,22 +45,26 @@ def problems(settings: Settings) -> Iterator[str]:
             yield f"[{section}] model: {error}"
 
 
-def refuse_nonsense(settings: Settings) -> None:
-    """Raise `UsageError` with the first problem, if there is one.
+def begin_looking(settings: Settings) -> Callable[[], None]:
+    """Look for problems in a child, while the caller imports what it needs; gives what to call before anything is started.
 
-    Looks in a child, so that the supervisor, which lives for weeks, carries nothing of what looking takes to import.
-    To be called while the process has one thread.
+    That raises `UsageError` with the first problem, if there is one. In a child, so that the supervisor, which lives for
+    weeks, carries nothing of what looking takes to import. To be called while the process has one thread.
     """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         _tell(settings, writing)
     os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        told = pipe.read().decode()
-    os.waitpid(child, 0)
-    if told:
-        raise UsageError(told)
+
+    def verdict() -> None:
+        with os.fdopen(reading, "rb") as pipe:
+            told = pipe.read().decode()
+        os.waitpid(child, 0)
+        if told:
+            raise UsageError(told)
+
+    return verdict
 
 
 def _tell(settings: Settings, pipe: int) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from harness.cli.entries import settings_for
 from harness.cli.merged import MergedLog
-from harness.cli.preflight import refuse_nonsense
+from harness.cli.preflight import begin_looking
 
 if TYPE_CHECKING:
     from harness.cli.lean import Request
@@ -26,16 +27,22 @@ INTERRUPTED = 130
 def run(request: Request) -> int:
     """Run until stopped; 0 after SIGTERM, 130 after Ctrl-C."""
     settings = settings_for(request, web_port=request.number("port"))
-    refuse_nonsense(settings)
+    verdict = begin_looking(settings)
     return asyncio.run(
         supervise(
-            settings, quiet="quiet" in request.flags, services="no-service" not in request.flags, demo="demo" in request.flags
+            settings, verdict, quiet="quiet" in request.flags, services="no-service" not in request.flags,
+            demo="demo" in request.flags,
         )
-    )
+    )  # fmt: skip
 
 
-async def supervise(settings: Settings, *, quiet: bool = False, services: bool = True, demo: bool = False) -> int:
-    """Take the home over and run what is declared, until a signal; gives the exit code."""
+async def supervise(
+    settings: Settings, verdict: Callable[[], None], *, quiet: bool = False, services: bool = True, demo: bool = False
+) -> int:
+    """Take the home over and run what is declared, until a signal; gives the exit code.
+
+    `verdict` is called before anything is written or started, and raises if the configuration could never work.
+    """
     import msgspec
 
     from harness.ledger import SQLiteStore
@@ -47,6 +54,7 @@ async def supervise(settings: Settings, *, quiet: bool = False, services: bool =
     if not services:
         declared = msgspec.structs.replace(declared, services=())
     web = settings.section("web", WebSettings)
+    verdict()
     prepare_home(settings.home)
     async with SQLiteStore(settings.database, actor="supervisor") as store:
         log = MergedLog(quiet=quiet)

@@ -141,7 +141,13 @@ class Folding:
             connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
 
     def differing(self, connection: sqlite3.Connection, view: View, upto: int) -> list[str]:
-        """The view's tables that are not what the events say. Writes to temporary tables only."""
+        """The view's tables that are not what the events say, up to where they were folded: to be behind is no fault.
+
+        Writes to temporary tables only.
+        """
+        with contextlib.suppress(sqlite3.OperationalError):
+            row = connection.execute("SELECT position FROM views WHERE name = ?", (view.name,)).fetchone()
+            upto = min(upto, int(row[0]) if row is not None else 0)
         self.shadow(connection, view, upto, copy=False)
         try:
             return [table for table in view.tables if _differs(connection, table)]
