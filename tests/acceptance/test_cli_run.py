@@ -136,8 +136,8 @@ def test_killed_by_hand_it_heals(home: Home) -> None:
 def test_one_of_its_own_dies_in_the_middle(home: Home, victim: str) -> None:
     """The supervisor restarts it, and the incident ends verified with one action."""
     home.start()
-    until(home.all_ready, 15, "everything is ready")
-    until(home.all_passing, 15, "everything passes")
+    until(home.all_ready, 60, "everything is ready")
+    until(home.all_passing, 60, "everything passes")
 
     home.kill(SERVICE)
     killed = home.kill(victim)
@@ -154,8 +154,8 @@ def test_one_of_its_own_dies_in_the_middle(home: Home, victim: str) -> None:
 def test_the_supervisor_dies_in_the_middle(home: Home) -> None:
     """The next one takes over what runs, the incident ends verified, and no action is done twice."""
     first = home.start()
-    until(home.all_ready, 15, "everything is ready")
-    until(home.all_passing, 15, "everything passes")
+    until(home.all_ready, 60, "everything is ready")
+    until(home.all_passing, 60, "everything passes")
     web = home.services()[WEB]["pid"]
 
     home.kill(SERVICE)
@@ -177,7 +177,7 @@ def test_the_supervisor_dies_in_the_middle(home: Home) -> None:
 def test_a_second_supervisor_is_refused(home: Home) -> None:
     """One home has one; the first one does not notice."""
     home.start()
-    until(home.all_ready, 15, "everything is ready")
+    until(home.all_ready, 60, "everything is ready")
 
     second = home.harness("run")
 
@@ -203,7 +203,7 @@ def test_a_taken_port_is_named_and_left_alone(home: Home) -> None:
 def test_paused_nobody_acts(home: Home) -> None:
     """A ticket opens and waits; unpaused, it is worked."""
     home.start()
-    until(home.all_passing, 20, "everything passes")
+    until(home.all_passing, 60, "everything passes")
     assert home.harness("pause", "--reason", "test").returncode == 0
 
     home.kill(SERVICE)
