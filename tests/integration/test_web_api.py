@@ -8,7 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from harness.ledger import SQLiteStore
+from harness.ledger import SQLiteStore, Write
+from harness.recovery import approvals, facts
 from harness.web.application import build
 from harness.web.context import Context
 from harness.web.guard import Access
@@ -200,3 +201,60 @@ async def test_the_api_describes_itself(api: httpx.AsyncClient) -> None:
         "/api/incidents/{ticket}", "/api/stats", "/api/events", "/health", "/metrics",
     } <= set(described["paths"])  # fmt: skip
     assert "ErrorBody" in described["components"]["schemas"]
+
+
+@pytest.mark.parametrize(("word", "answer"), [("approve", "approve"), ("deny", "deny")])
+async def test_a_person_answers_an_agent(api: httpx.AsyncClient, store: SQLiteStore, word: str, answer: str) -> None:
+    """Once, about exactly what was asked; nothing asked is not found."""
+    item = await Items(store).create(title="heal")
+    request = facts.ActionRequested(
+        action_id="a1", kind=facts.ActionKind.RESTART_SERVICE, target="api", requested_by="agent", ticket=item.id
+    )
+    question = await approvals.ask(store, request)
+
+    first = await api.post(f"/api/tickets/{item.id}/{word}", json={"reason": "fine", "question": question.id})
+    again = await api.post(f"/api/tickets/{item.id}/{word}")
+
+    assert (first.status_code, first.json()["answer"], first.json()["question"]) == (200, answer, question.id)
+    assert (again.status_code, again.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_an_incident_is_told_in_words(api: httpx.AsyncClient, store: SQLiteStore) -> None:
+    """Its row, its timeline since the fault, and the events that these are told from."""
+    item = await Items(store).create(title="api is down")
+    injected = facts.ChaosInjected(chaos_id="c", kind=facts.ChaosKind.KILL, pid=7, epoch=1)
+    exited = facts.ServiceExited(epoch=1, pid=7, code=None, signal=9, ran_seconds=2.0)
+    opened = facts.IncidentOpened(ticket=item.id, fingerprint="f", check="c", target="api", title="api is down")
+    await store.append(Write("service/api", (facts.draft(injected), facts.draft(exited))))
+    await store.append(Write(facts.incident_stream(item.id), (facts.draft(opened),)))
+
+    (row,) = (await api.get("/api/incidents")).json()
+    whole = (await api.get(f"/api/incidents/{item.id}")).json()
+
+    assert (row["ticket"], row["status"], row["target"]) == (item.id, "open", "api")
+    assert whole["incident"] == row
+    assert "kill injected into api (pid 7)" in [line["text"] for line in whole["timeline"]]
+    assert all(line["seconds"] >= 0 for line in whole["timeline"])
+    assert {event["type"] for event in whole["events"]} >= {"chaos.injected", "service.exited", "incident.opened"}
+    assert (await api.get("/api/stats")).json()["incidents"] == 1
+
+
+async def test_a_fault_is_the_demos_alone(api: httpx.AsyncClient) -> None:
+    """Elsewhere nobody breaks a service over the network."""
+    refused = await api.post("/api/services/api/chaos", json={"kind": "kill"})
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "denied")
+
+
+async def test_where_a_token_is_set_writing_takes_it(store: SQLiteStore, tmp_path: Path) -> None:
+    """Through the whole application, with the one shape of errors."""
+    context = Context(store=store, items=Items(store), home=tmp_path, root=tmp_path)
+    app = build(context, Access(token="s3cret"), page=False)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client:  # type: ignore[arg-type]
+        without = await client.post("/api/tickets", json={"title": "x"})
+        holding = await client.post("/api/tickets", json={"title": "x"}, headers={"Authorization": "Bearer s3cret"})
+        reading = await client.get("/api/tickets")
+
+    assert (without.status_code, without.json()["error"]["code"]) == (401, "token_required")
+    assert holding.status_code == 201
+    assert len(reading.json()) == 1

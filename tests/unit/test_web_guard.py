@@ -53,7 +53,9 @@ def test_the_same_origin_and_a_program_may_write() -> None:
     assert LOCAL.judge("PATCH", "/api/tickets/1", {"host": "127.0.0.1:8000"}) is None
 
 
-@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": "Basic s3cret"}, {"cookie": "harness_token=x"}])
+@pytest.mark.parametrize(
+    "headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": "Basic s3cret"}, {"cookie": "harness_token=x"}]
+)
 def test_writing_takes_the_token_where_one_is_set(headers: dict[str, str]) -> None:
     """Reading on the loopback is free, writing is not."""
     refusal = SECRET.judge("POST", "/api/pause", {"host": "localhost", **headers})

@@ -37,6 +37,19 @@ async def show_service(here: Here, name: str) -> Service:
     return found
 
 
+@router.post("/{name}/chaos", status_code=202)
+async def break_service(here: Here, name: str, fault: Fault) -> Service:
+    """Break a service on purpose; in the demo only. It heals itself after a while."""
+    if not here.chaos:
+        raise PolicyDenied("faults can be asked for in the demo only; use 'harness chaos' on the machine itself")
+    answer, _ = await requests.break_service(
+        here.store, fault.kind, name, by=here.actor, heal_after_seconds=fault.heal_after_seconds
+    )
+    if isinstance(answer, facts.ChaosRefused):
+        raise PolicyDenied(f"the supervisor refused: {answer.reason}")
+    return await show_service(here, name)
+
+
 @router.post("/{name}/{action}")
 async def act_on_service(
     here: Here,
@@ -51,18 +64,5 @@ async def act_on_service(
         here.store, _KINDS[action], name, by=here.actor, reason=reason or f"{action} over the API", wait_seconds=wait_seconds
     )
     if isinstance(answer, facts.ActionRefused):
-        raise PolicyDenied(f"the supervisor refused: {answer.reason}")
-    return await show_service(here, name)
-
-
-@router.post("/{name}/chaos", status_code=202, include_in_schema=True)
-async def break_service(here: Here, name: str, fault: Fault) -> Service:
-    """Break a service on purpose; in the demo only. It heals itself after a while."""
-    if not here.chaos:
-        raise PolicyDenied("faults can be asked for in the demo only; use 'harness chaos' on the machine itself")
-    answer, _ = await requests.break_service(
-        here.store, fault.kind, name, by=here.actor, heal_after_seconds=fault.heal_after_seconds
-    )
-    if isinstance(answer, facts.ChaosRefused):
         raise PolicyDenied(f"the supervisor refused: {answer.reason}")
     return await show_service(here, name)
