@@ -229,3 +229,49 @@ def test_a_reader_of_the_log_that_vanishes_or_freezes_disturbs_nothing(home: Hom
     home.process.send_signal(signal.SIGTERM)
     assert home.process.wait(timeout=30) == 0
     assert not any(row["pid"] for row in home.services().values())
+
+
+def test_a_second_signal_ends_it_at_once(home: Home) -> None:
+    """A service that will not end is waited for, until somebody is in a hurry; then nothing of it is left either."""
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('stubborn', flush=True); time.sleep(600)"
+    (home.root / "harness.toml").write_text(
+        f"[web]\nport = {home.web}\n\n[services.stubborn]\ncommand = {json.dumps([sys.executable, '-c', code])}\n"
+        'ready = "log:stubborn"\nstop_timeout_seconds = 100\n',
+        encoding="utf-8",
+    )
+    process = home.start()
+    pid = int(
+        until(lambda: home.services().get("stubborn", {}).get("ready") and home.services()["stubborn"]["pid"], 20, "ready")
+    )
+
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=2)
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(timeout=15) == 0
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_without_services_the_rest_runs(home: Home) -> None:
+    """`--no-service`: the checks look at a service that somebody else runs."""
+    with home.log.open("ab") as log:
+        home.process = subprocess.Popen(
+            (*HARNESS, "run", "--no-service", "--quiet"), cwd=home.root, env=home.environment, stdout=log, stderr=log
+        )
+
+    until(lambda: len(home.services()) == 3 and all(row["ready"] for row in home.services().values()), 20, "ready")
+
+    assert SERVICE not in home.services()
+    assert until(lambda: len(home.rows("checks", "list")) == 2, 10, "the checks are known")
+
+
+def test_an_open_door_without_a_token_is_refused_before_anything_starts(home: Home) -> None:
+    """Exit code 2 and one line; no service runs unwatched."""
+    (home.root / "harness.toml").write_text('[web]\nhost = "0.0.0.0"\n', encoding="utf-8")
+
+    refused = home.harness("run")
+
+    assert refused.returncode == 2
+    assert "without a token" in refused.stderr
+    assert home.services() == {}

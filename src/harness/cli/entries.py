@@ -33,7 +33,7 @@ def until_stopped(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
             stopped.append(number)
             task.cancel()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, stop, number)
         try:
             await task

@@ -22,6 +22,7 @@ def problems(settings: Settings) -> Iterator[str]:
     from harness.recovery.checks import build_check
     from harness.recovery.monitor import MonitorSettings
     from harness.recovery.responder import AgentSettings
+    from harness.web import Access, WebSettings
 
     try:
         declared = load_declarations(settings)
@@ -33,6 +34,11 @@ def problems(settings: Settings) -> Iterator[str]:
             build_check(invariant)
         except HarnessError as error:
             yield f"{settings.document.where('invariants', invariant.name, 'condition')}: {error}"
+    try:
+        web = settings.section("web", WebSettings)
+        Access(host=web.host, token=web.token)
+    except HarnessError as error:
+        yield str(error)
     for section, shape in (("monitor", MonitorSettings), ("agent", AgentSettings)):
         try:
             model = settings.section(section, shape).model

@@ -77,7 +77,7 @@ async def _until_stopped(supervisor: Supervisor, store: SQLiteStore, log: Merged
         log.say("ending everything; once more to end it at once")
         supervisor.stop(f"{number.name}")
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the last when its terminal is closed
         loop.add_signal_handler(number, stop, number)
     async with asyncio.TaskGroup() as tasks:
         told = tasks.create_task(log.follow(store))

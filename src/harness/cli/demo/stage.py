@@ -78,7 +78,7 @@ def set_up(*, model: str, raised_limits: bool) -> Stage:
     root = Path(tempfile.mkdtemp(prefix="harness-demo-"))
     stage = Stage(root=root, web_port=web, service_port=service, moved=moved)
     text = demo_toml(port=service, raised_limits=raised_limits)
-    text += f'\n[web]\nport = {web}\n\n[monitor]\nmodel = "{model}"\n\n[agent]\nmodel = "{model}"\nmodel_seconds = 30\n'
+    text += f'\n[web]\nport = {web}\n\n[monitor]\nmodel = "{model}"\n\n[agent]\nmodel = "{model}"\n'
     (root / "harness.toml").write_text(text, encoding="utf-8")
     stage.home.mkdir(mode=0o700)
     return stage
