@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -64,7 +64,10 @@ _VALUE = r"(?:\"(?:[^\"\\\n]|\\.){1,4096}\"|'[^'\n]{1,4096}'|[^\s\"',;&)}\]]{1,4
 _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "private-key",
-        re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[\s\S]{0,16384}?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)"),
+        re.compile(
+            r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:(?!-----BEGIN )[\s\S]){0,16384}?"
+            r"(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|(?=-----BEGIN )|\Z)"
+        ),
     ),
     ("jwt", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")),
     ("api-key", re.compile(r"\b(?:sk|pk|rk)[-_](?:[a-z]{2,12}[-_])*[A-Za-z0-9_-]{16,}")),
@@ -82,7 +85,10 @@ _HEADER = re.compile(
     r"\b(?:authorization|cookie|set-cookie|x-api-key)[\"']?[ \t]*:[ \t]*(\"(?:[^\"\\\n]|\\.){1,4096}\"|[^\n]{1,4096})",
     re.IGNORECASE,
 )
-_ASSIGNED = re.compile(rf"([A-Za-z][A-Za-z0-9_.-]{{0,80}})[\"']?[ \t]*(?:=|:)[ \t]*({_VALUE})")
+_SEPARATOR = re.compile(r"[A-Za-z0-9_.-][\"']?[ \t]{0,8}([=:])[ \t]*")
+_NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_.-]{0,80})[\"']?[ \t]{0,8}\Z")
+_NAME_LENGTH = 96  # that much of what stands before a separator may be a name
+_SECRET_VALUE = re.compile(_VALUE)
 _FLAG = re.compile(rf"--([a-z][a-z0-9-]{{0,80}})[ \t]+({_VALUE})")
 _MASKED = re.compile(r"\[redacted [a-z-]{1,30}\]")
 _HARMLESS = frozenset({"true", "false", "none", "null", "yes", "no", "{", "["})
@@ -112,11 +118,25 @@ def find_secrets(text: str, *, known: Iterable[str] = ()) -> list[Secret]:
         found += (Secret(match.start(), match.end(), kind) for match in pattern.finditer(text))
     for kind, pattern in (("password", _USERINFO), ("credential", _BEARER), ("header", _HEADER)):
         found += (Secret(match.start(1), match.end(1), kind) for match in pattern.finditer(text))
-    for pattern in (_ASSIGNED, _FLAG):
-        for match in pattern.finditer(text):
-            if secret_name(match[1]) and match[2].strip("\"'").lower() not in _HARMLESS:
-                found.append(Secret(match.start(2), match.end(2), "value"))
+    found += (Secret(start, end, "value") for start, end in _assigned(text))
+    for match in _FLAG.finditer(text):
+        if secret_name(match[1]) and _telling(match[2]):
+            found.append(Secret(match.start(2), match.end(2), "value"))
     return _merged(secret for secret in found if not _MASKED.match(text, secret.start))
+
+
+def _assigned(text: str) -> Iterator[tuple[int, int]]:
+    """Where values stand whose name, before a `=` or `:`, is that of a secret. Looks back from the separator."""
+    for separator in _SEPARATOR.finditer(text):
+        at = separator.start(1)
+        name = _NAMED.search(text, max(0, at - _NAME_LENGTH), at)
+        if name is not None and secret_name(name[1]) and (value := _SECRET_VALUE.match(text, separator.end())):
+            if _telling(value[0]):
+                yield value.span()
+
+
+def _telling(value: str) -> bool:
+    return value.strip("\"'").lower() not in _HARMLESS
 
 
 def _merged(found: Iterable[Secret]) -> list[Secret]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 
 import pytest
@@ -150,3 +151,24 @@ def test_names_tell_secrets() -> None:
 def test_overlapping_finds_are_one() -> None:
     """A token behind a telling name is masked once."""
     assert len(find_secrets(f"token={SECRETS['api-key']}")) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["error: password=hunter2xx", "a=b; x: db_password = 'hunter2xx'", "{'n':{'api_key':'hunter2xx'}}"]
+)
+def test_a_secret_behind_another_name_is_masked(text: str) -> None:
+    """What stands after a colon may itself be a name and its value."""
+    assert "hunter2xx" not in cleaned(text)
+
+
+@pytest.mark.parametrize(
+    "piece", ["x", "a.", "sk-ab-", "eyJ", "a=", "authorization: ", "-----BEGIN PRIVATE KEY-----", '="', ": "]
+)
+def test_a_long_line_takes_no_long_time(piece: str) -> None:
+    """A service that writes megabytes without a line end must not hold up its own repair."""
+    text = piece * (300_000 // len(piece))
+    before = time.process_time()
+
+    cleaned(text, limit=16_000)
+
+    assert time.process_time() - before < 4

@@ -40,6 +40,7 @@ from harness.text import cleaned, fenced
 _EVENTS = 120  # of a service's stream, the newest
 _RECENT = 8
 MAX_LOG_LINES = 200
+_LOG_BYTES = 256 * 1024  # of which less than a tenth is shown, but no secret is to be cut in two where it is
 _PROCESS_STATES = {
     "R": "running", "S": "sleeping", "D": "waiting for the disk", "T": "stopped by a signal", "t": "stopped by a debugger",
     "Z": "gone", "X": "gone",
@@ -230,8 +231,8 @@ class Evidence:
 
         reader = LogReader(log_path(self.home, name))
         lines = max(1, min(lines, MAX_LOG_LINES))
-        found = reader.search(search, limit=lines, ignore_case=True) if search else reader.tail(lines)
-        text = "\n".join(line.text for line in found)
+        found = reader.search(search, limit=lines, ignore_case=True) if search else reader.tail(lines, max_bytes=_LOG_BYTES)
+        text = "\n".join(line.text for line in found)[-_LOG_BYTES:]
         return {"service": name, "lines": len(found), "log": fenced(text, name=f"log of {name}", known=self.known)}
 
 
