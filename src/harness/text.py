@@ -130,9 +130,9 @@ def _assigned(text: str) -> Iterator[tuple[int, int]]:
     for separator in _SEPARATOR.finditer(text):
         at = separator.start(1)
         name = _NAMED.search(text, max(0, at - _NAME_LENGTH), at)
-        if name is not None and secret_name(name[1]) and (value := _SECRET_VALUE.match(text, separator.end())):
-            if _telling(value[0]):
-                yield value.span()
+        value = _SECRET_VALUE.match(text, separator.end()) if name is not None and secret_name(name[1]) else None
+        if value is not None and _telling(value[0]):
+            yield value.span()
 
 
 def _telling(value: str) -> bool:
