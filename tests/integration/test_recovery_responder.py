@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -439,6 +441,29 @@ async def test_a_long_attempt_keeps_its_claim(world: World) -> None:
         item = await world.reaches(ticket.id, Status.VERIFYING)
 
     assert (item.attempts, item.fence) == (1, 1)
+
+
+async def test_an_agent_that_stood_still_goes_on_with_its_own_ticket(world: World) -> None:
+    """Its machine was suspended for longer than its claim lasts: it claims the ticket again, ends what it was at, acts once."""
+    ticket = await world.fail()
+    calls = 0
+
+    async def frozen(_: Any) -> ToolCall:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            time.sleep(1.0)  # noqa: ASYNC251 - nothing of this process runs meanwhile
+            with contextlib.suppress(anyio.get_cancelled_exc_class()):
+                await anyio.sleep(0.2)  # what it is at does not end at once
+        return RESTART
+
+    async with world.agents(
+        ScriptedModelPort([frozen, FIXED, "done"], by_history=True), settings=AgentSettings(lease_seconds=0.4)
+    ):
+        item = await world.reaches(ticket.id, Status.VERIFYING)
+
+    assert len(world.acted) == 1
+    assert item.fence >= 2
 
 
 async def test_a_lost_claim_writes_nothing_more(world: World) -> None:

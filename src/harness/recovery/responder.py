@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,14 @@ def _place(home: Path) -> Generator[int]:
     raise HarnessError(f"{_PLACES} agents work for {home} already; stop some first")
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The work on one ticket, which can be ended and waited for."""
+
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    over: anyio.Event = field(default_factory=anyio.Event)
+
+
 class Responder:
     """One agent process at its place."""
 
@@ -106,6 +115,7 @@ class Responder:
         self.desk = desk
         self.holder = holder
         self._at_work = anyio.CapacityLimiter(desk.settings.at_once)
+        self._works: dict[str, _Work] = {}  # by ticket
 
     async def run(self) -> None:
         """Go on with what this place was working on, then claim what comes."""
@@ -157,11 +167,25 @@ class Responder:
         self._at_work.release_on_behalf_of(self)
 
     async def _begin(self, group: anyio.abc.TaskGroup, claim: Claim) -> None:
+        former = self._works.get(claim.item.id)
+        if former is not None:  # this process stood still for longer than its claim lasts, and has it anew
+            former.scope.cancel()
+            await former.over.wait()
         await self._at_work.acquire_on_behalf_of(claim.item.id)
         group.start_soon(self._work, claim)
 
     async def _work(self, claim: Claim) -> None:
         """One ticket. What goes wrong with it is written on it and ends nothing else, but for the ledger's own errors."""
+        mine = self._works[claim.item.id] = _Work()
+        try:
+            with mine.scope:
+                await self._work_on(claim)
+        finally:
+            del self._works[claim.item.id]
+            self._at_work.release_on_behalf_of(claim.item.id)
+            mine.over.set()
+
+    async def _work_on(self, claim: Claim) -> None:
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self.desk.items.heartbeat, claim)
@@ -173,8 +197,6 @@ class Responder:
             raise
         except* Exception as errors:  # noqa: BLE001 - one ticket's trouble must not be the others'
             await self._give_up(claim, errors)
-        finally:
-            self._at_work.release_on_behalf_of(claim.item.id)
 
     async def _give_up(self, claim: Claim, errors: BaseExceptionGroup[Exception]) -> None:
         said = "; ".join(f"{type(error).__name__}: {error}" for error in _leaves(errors))
