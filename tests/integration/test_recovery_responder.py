@@ -452,7 +452,7 @@ async def test_an_agent_that_stood_still_goes_on_with_its_own_ticket(world: Worl
         nonlocal calls
         calls += 1
         if calls == 1:
-            time.sleep(1.0)  # noqa: ASYNC251 - nothing of this process runs meanwhile
+            time.sleep(1.0)
             with contextlib.suppress(anyio.get_cancelled_exc_class()):
                 await anyio.sleep(0.2)  # what it is at does not end at once
         return RESTART

@@ -258,3 +258,29 @@ async def test_where_a_token_is_set_writing_takes_it(store: SQLiteStore, tmp_pat
     assert (without.status_code, without.json()["error"]["code"]) == (401, "token_required")
     assert holding.status_code == 201
     assert len(reading.json()) == 1
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
+async def test_a_body_is_of_a_bounded_size(api: httpx.AsyncClient, declared: bool) -> None:
+    """Nobody fills the door's memory; what fits is answered as ever."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield b" " * 65536
+
+    content = b" " * 40 * 65536 if declared else pieces()
+    headers = {"Content-Type": "application/json"}
+    refused = await api.post("/api/tickets", content=content, headers=headers)
+    fits = await api.post("/api/tickets", content=b'{"title":"it fits"}' + b" " * 65536 * 2, headers=headers)
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "too_large")
+    assert fits.status_code == 201
+
+
+async def test_a_cursor_beyond_the_end_is_refused(api: httpx.AsyncClient) -> None:
+    """It is of another ledger, and whatever comes next would be left out without a word."""
+    await api.post("/api/tickets", json={"title": "one"})
+
+    refused = await api.get("/api/events", headers={"Last-Event-ID": "99999999"})
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "invalid")

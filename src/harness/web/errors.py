@@ -47,7 +47,7 @@ _STATUS: tuple[tuple[type[Exception], int, str], ...] = (
 )
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 409, 421, 422, 503)
+    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 409, 413, 421, 422, 503)
 }
 """For the API's description."""
 

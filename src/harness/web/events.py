@@ -76,10 +76,14 @@ async def _start(store: Store, given: str | None) -> Cursor:
         return await store.tail()
     if given == "start":
         return START
+    wrong = UsageError(f"Last-Event-ID {given[:80]!r} is no cursor of this ledger")
+    tail = await store.tail()
     try:
-        await store.read_all(after=Cursor(given), limit=1)
+        following = await store.read_all(after=Cursor(given), limit=1)
     except LedgerError as error:
-        raise UsageError(f"Last-Event-ID {given[:80]!r} is no cursor of this ledger") from error
+        raise wrong from error
+    if not following and given != tail:  # beyond the end: following from there would leave out what comes
+        raise wrong
     return Cursor(given)
 
 

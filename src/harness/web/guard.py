@@ -2,6 +2,7 @@
 
 * Host: only names this door is known by, so that a foreign page cannot reach it under a name of its own.
 * Origin: a page of another origin may not write, nor open the page's socket.
+* Body: of a bounded size, and read before anything else sees it.
 * Token: where one is set, writing takes it; beyond loopback everything does, and without one the door does not open.
 """
 
@@ -20,6 +21,7 @@ from harness.errors import UsageError
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 COOKIE = "harness_token"
 OPEN_PATHS = frozenset({"/health"})
+MAX_BODY_BYTES = 1024 * 1024
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -136,6 +138,13 @@ class Guard:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         socket = scope["type"] == "websocket"
         refusal = self._access.judge(scope.get("method", "GET"), scope["path"], headers, socket=socket)
+        if refusal is None and not socket and scope["method"] not in READING:
+            received = await _received(receive, headers.get("content-length", ""))
+            if received is None:
+                message = f"a request's body has {MAX_BODY_BYTES} bytes at most"
+                refusal = Refusal(status=413, code="too_large", message=message)
+            else:
+                receive = _again(received, receive)
         if refusal is None:
             await self._app(scope, receive, send)
         elif socket:
@@ -143,3 +152,26 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008, "reason": refusal.message[:120]})
         else:
             await self._refuse(refusal)(scope, receive, send)
+
+
+async def _received(receive: Receive, declared: str) -> list[MutableMapping[str, Any]] | None:
+    """The whole body as it came; None if it is too long, and then no more of it than that was read."""
+    left = MAX_BODY_BYTES
+    if declared.isdecimal() and int(declared) > left:
+        return None
+    messages: list[MutableMapping[str, Any]] = []
+    while not messages or messages[-1].get("more_body"):
+        messages.append(await receive())
+        left -= len(messages[-1].get("body", b""))
+        if left < 0:
+            return None
+    return messages
+
+
+def _again(messages: list[MutableMapping[str, Any]], receive: Receive) -> Receive:
+    """Give what was received once more, and then what comes."""
+
+    async def given() -> MutableMapping[str, Any]:
+        return messages.pop(0) if messages else await receive()
+
+    return given
