@@ -28,8 +28,14 @@ class Request:
             from harness.errors import UsageError
 
             raise UsageError(f"--{name} takes a whole number, not {text!r}")
+        if int(text) > _MAX_PORT:
+            from harness.errors import UsageError
+
+            raise UsageError(f"--{name} takes a port up to {_MAX_PORT}, not {text}")
         return int(text)
 
+
+_MAX_PORT = 65535  # the only numbers that these commands take are ports
 
 VALUES: dict[str, frozenset[str]] = {
     "run": frozenset({"home", "port"}),

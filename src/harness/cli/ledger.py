@@ -245,8 +245,7 @@ def import_(
 
         found = parse_bundle(bundle.read_text(encoding="utf-8"))
         async with writing(home) as store:
-            for events in found.values():
-                await store.restore(events)
+            await store.restore([event for events in found.values() for event in events])
         return {stream: len(events) for stream, events in found.items()}
 
     taken = execute(work)

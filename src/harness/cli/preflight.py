@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError, UsageError
@@ -24,6 +25,7 @@ def problems(settings: Settings) -> Iterator[str]:
     from harness.recovery.responder import AgentSettings
     from harness.web import Access, WebSettings
 
+    yield from missing_parts()
     try:
         declared = load_declarations(settings)
     except HarnessError as error:
@@ -49,6 +51,13 @@ def problems(settings: Settings) -> Iterator[str]:
             port_named(model)
         except HarnessError as error:
             yield f"[{section}] model: {error}"
+
+
+def missing_parts() -> Iterator[str]:
+    """Which extras of this package `harness run` and the demo need and do not find."""
+    needed = {"services": "cel_expr_python", "web": "nicegui"}
+    if missing := [extra for extra, module in needed.items() if find_spec(module) is None]:
+        yield f"not everything is installed: pip install 'agentharness[{','.join(missing)}]'"
 
 
 def begin_looking(settings: Settings) -> Callable[[], None]:

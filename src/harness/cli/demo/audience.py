@@ -64,7 +64,7 @@ class Audience:
                 with self._show.waiting("starting the supervisor, monitor, agent, web door and rate limiter"):
                     await self._until(_all_ready)
         except TimeoutError as error:
-            raise TooLate(f"not everything was ready within {READY_SECONDS:g} s") from error
+            raise TooLate(f"not ready within {READY_SECONDS:g} s: {_not_ready(await self._seen())}") from error
         self._show.ready(await self._seen())
 
     async def _seen(self) -> Overview:
@@ -121,6 +121,12 @@ def _ticket_of(event: Event) -> str:
 
     fact = facts.fact_of(event)
     return fact.ticket if isinstance(fact, facts.IncidentOpened) and fact.target == SERVICE else ""
+
+
+def _not_ready(seen: Overview) -> str:
+    rows = [f"{row.name} is {row.state} {row.reason}".strip() for row in seen.services if not row.ready]
+    rows += [f"{row.name}: {row.result} {row.observed}".strip() for row in seen.checks if row.result != "pass"]
+    return ", ".join(rows) or "the supervisor has declared nothing yet"
 
 
 def _all_ready(seen: Overview) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UsageError
 
 if TYPE_CHECKING:
     from harness.processes import Process
@@ -71,8 +71,11 @@ class Leaked:
 
 def set_up(*, model: str, raised_limits: bool) -> Stage:
     """Make the home and choose ports; nothing is started yet."""
+    from harness.cli.preflight import missing_parts
     from harness.recovery import demo_toml
 
+    for problem in missing_parts():
+        raise UsageError(problem)
     web, service = free_port(WEB_PORT), free_port(SERVICE_PORT)
     moved = tuple(wanted for wanted, got in ((WEB_PORT, web), (SERVICE_PORT, service)) if wanted != got)
     root = Path(tempfile.mkdtemp(prefix="harness-demo-"))
