@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -72,7 +73,6 @@ class Leaked:
 def set_up(*, model: str, raised_limits: bool) -> Stage:
     """Make the home and choose ports; nothing is started yet."""
     from harness.cli.preflight import missing_parts
-    from harness.recovery import demo_toml
 
     for problem in missing_parts():
         raise UsageError(problem)
@@ -80,11 +80,22 @@ def set_up(*, model: str, raised_limits: bool) -> Stage:
     moved = tuple(wanted for wanted, got in ((WEB_PORT, web), (SERVICE_PORT, service)) if wanted != got)
     root = Path(tempfile.mkdtemp(prefix="harness-demo-"))
     stage = Stage(root=root, web_port=web, service_port=service, moved=moved)
-    text = demo_toml(port=service, raised_limits=raised_limits)
-    text += f'\n[web]\nport = {web}\n\n[monitor]\nmodel = "{model}"\n\n[agent]\nmodel = "{model}"\n'
-    (root / "harness.toml").write_text(text, encoding="utf-8")
-    stage.home.mkdir(mode=0o700)
+    try:
+        _furnish(stage, model, raised_limits=raised_limits)
+    except OSError:
+        remove(stage)
+        raise
     return stage
+
+
+def _furnish(stage: Stage, model: str, *, raised_limits: bool) -> None:
+    from harness.recovery import demo_toml
+
+    text = demo_toml(port=stage.service_port, raised_limits=raised_limits)
+    text += f"\n[web]\nport = {stage.web_port}\n\n[monitor]\nmodel = {json.dumps(model)}\n"
+    text += f"\n[agent]\nmodel = {json.dumps(model)}\nmodel_seconds = 30\n"
+    (stage.root / "harness.toml").write_text(text, encoding="utf-8")
+    stage.home.mkdir(mode=0o700)
 
 
 def free_port(wanted: int) -> int:
