@@ -76,6 +76,7 @@ def set_up(*, model: str, raised_limits: bool) -> Stage:
 
     for problem in missing_parts():
         raise UsageError(problem)
+    _check_model(model)
     web, service = free_port(WEB_PORT), free_port(SERVICE_PORT)
     moved = tuple(wanted for wanted, got in ((WEB_PORT, web), (SERVICE_PORT, service)) if wanted != got)
     root = Path(tempfile.mkdtemp(prefix="harness-demo-"))
@@ -86,6 +87,16 @@ def set_up(*, model: str, raised_limits: bool) -> Stage:
         remove(stage)
         raise
     return stage
+
+
+def _check_model(model: str) -> None:
+    """Refuse a model that could not be asked, before anything is started."""
+    from harness.recovery.attempts import port_named
+
+    try:
+        port_named(model)
+    except HarnessError as error:
+        raise UsageError(f"--model: {error}") from error
 
 
 def _furnish(stage: Stage, model: str, *, raised_limits: bool) -> None:
