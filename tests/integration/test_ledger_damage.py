@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.errors import LedgerError, Unproven
 from harness.ledger import (
     Draft,
+    Head,
     Problem,
     SQLiteStore,
     Write,
@@ -23,6 +26,7 @@ from harness.ledger import (
     signing_key,
     write_seal,
 )  # fmt: skip
+from harness.ledger.events import hash_of
 
 VERIFIER = Path(__file__).parents[2] / "tools" / "verify_bundle.py"
 
@@ -62,6 +66,16 @@ HARMS = [
     pytest.param("UPDATE streams SET hash = zeroblob(32) WHERE name = 'item/a'", "item/a", 10, "rewritten", id="head"),
     pytest.param("UPDATE streams SET seq = 9 WHERE name = 'item/a'", "item/a", 9, "rewritten", id="listed elsewhere"),
     pytest.param("DELETE FROM streams WHERE name = 'item/a'", "?/1", None, "missing", id="unlisted"),
+    pytest.param(f"UPDATE events SET actor = CAST(x'ff' AS TEXT) WHERE {A} AND seq = 3", "item/a", 3, "changed", id="no text"),
+    pytest.param(f"UPDATE events SET type = x'41' WHERE {A} AND seq = 3", "item/a", 3, "changed", id="bytes"),
+    pytest.param(f"UPDATE events SET ts = 'x' WHERE {A} AND seq = 3", "item/a", 3, "changed", id="no time"),
+    pytest.param(f"UPDATE events SET salt = 'x' WHERE {A} AND seq = 3", "item/a", 3, "changed", id="text as salt"),
+    pytest.param(f"UPDATE events SET prev = 7 WHERE {A} AND seq = 3", "item/a", 3, "changed", id="number as link"),
+    pytest.param(f"UPDATE events SET seq = 2.5 WHERE {A} AND seq = 3", "item/a", 3, "changed", id="half"),
+    pytest.param(f"UPDATE events SET seq = 'x' WHERE {A} AND seq = 10", "item/a", None, "changed", id="no sequence"),
+    pytest.param("UPDATE streams SET seq = 'x' WHERE name = 'item/a'", "item/a", None, "rewritten", id="listed nowhere"),
+    pytest.param("UPDATE streams SET name = x'41' WHERE name = 'item/a'", "b'A'", 1, "changed", id="no name"),
+    pytest.param("UPDATE streams SET name = CAST(x'ff' AS TEXT) WHERE id = 1", "\ufffd", 1, "changed", id="odd name"),
 ]
 
 
@@ -233,6 +247,87 @@ async def test_a_changed_bundle_is_refused_by_both(bundle: Path, change: Callabl
     assert caught.value.kind in word.split("|") or word == "rewritten"
     assert code == 1
     assert any(kind in output for kind in word.split("|"))
+
+
+def forged(**fields: object) -> str:
+    """A bundle of one event that verifies, but that no ledger would have taken."""
+    event: dict[str, Any] = {
+        "stream": "item/a", "type": "a.b", "actor": "x", "tenant": "x", "seq": 1, "ts": 1, "schema": 1, "parent": None,
+        "key": None, "data": "{}", "salt": "00" * 16, "prev": "00" * 32,
+    } | fields  # fmt: skip
+    event["digest"] = hashlib.sha256(bytes.fromhex(event["salt"] or "") + event["data"].encode()).hexdigest()
+    names = ("stream", "seq", "type", "ts", "actor", "tenant", "parent", "key", "schema")
+    event["hash"] = hash_of(*(event[name] for name in names), bytes.fromhex(event["digest"]), bytes(32)).hex()
+    end = {"ends": {event["stream"]: {"seq": event["seq"], "hash": event["hash"]}}}
+    return "\n".join(
+        json.dumps(line, separators=(",", ":")) for line in ({"format": "harness.bundle", "version": 1}, event, end)
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stream": "no slash"},
+        {"stream": "item/a\x1b[2J"},
+        {"type": "SHOUTED"},
+        {"actor": "a\0b"},
+        {"key": "x" * 2000},
+        {"ts": 2**70},
+        {"schema": 2**70},
+        {"seq": 0},
+        {"seq": -1},
+        {"salt": None},
+        {"data": "no JSON"},
+        {"data": "[1]"},
+        {"data": '{"a":' * 10_000},
+    ],
+)
+def test_a_bundle_that_no_ledger_wrote_is_refused(fields: dict[str, object]) -> None:
+    """Hashes that fit do not make a stream that this ledger could live with."""
+    assert parse_bundle(forged()).keys() == {"item/a"}
+    with pytest.raises(LedgerError, match=r"line 2|gap"):
+        parse_bundle(forged(**fields))
+
+
+@pytest.mark.parametrize("ends", ["{}", '{"item/a":{}}', '{"item/a":{"seq":1,"hash":"zz"}}', '{"item/a":[]}', "7"])
+def test_a_bundle_with_an_odd_end_is_refused(ends: str) -> None:
+    """By a `LedgerError`, whatever it holds."""
+    with pytest.raises(LedgerError):
+        parse_bundle(forged().rpartition("\n")[0] + f'\n{{"ends":{ends}}}')
+
+
+async def test_a_stream_named_twice_is_exported_once(tmp_path: Path) -> None:
+    """Else the bundle would not verify."""
+    await make(tmp_path / "l.db")
+    async with SQLiteStore(tmp_path / "l.db") as store:
+        lines = [line async for line in export_bundle(store, ["item/a", "item/b", "item/a"])]
+
+    assert parse_bundle("\n".join(lines)).keys() == {"item/a", "item/b"}
+
+
+async def test_two_sealers_never_take_one_number(tmp_path: Path) -> None:
+    """A seal that is there is not written over, foreign files are left alone, and the order is that of numbers."""
+    await make(tmp_path / "l.db")
+    seals, key = tmp_path / "seals", signing_key(tmp_path / "key.pem")
+    others: list[Path] = []
+
+    class Slow(SQLiteStore):
+        """The other sealer is faster."""
+
+        async def heads(self, prefix: str = "") -> list[Head]:
+            found = await super().heads(prefix)
+            others.append(await write_seal(store, seals, key))
+            return found
+
+    async with SQLiteStore(tmp_path / "l.db") as store, Slow(tmp_path / "l.db") as slow:
+        (await write_seal(store, seals, key)).rename(seals / "999999.json")
+        (seals / "notes.json").write_text("{}")
+
+        mine = await write_seal(slow, seals, key)
+
+    assert [path.name for path in (*others, mine)] == ["1000000.json", "1000001.json"]
+    assert sorted(path.name for path in seals.iterdir()) == ["1000000.json", "1000001.json", "999999.json", "notes.json"]
+    assert read_seal(mine).previous == hashlib.sha256(json.loads(others[0].read_bytes())["statement"].encode()).hexdigest()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "not json", '{"format":"other"}', '{"format":"harness.bundle","version":9}'])

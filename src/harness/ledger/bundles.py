@@ -7,13 +7,14 @@ hashed; the last line says where each stream ends, so that a cut bundle is known
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from harness.clock import iso
 from harness.errors import LedgerError, NotFound, Unproven
-from harness.ledger.events import Event
+from harness.ledger.chain import check_text
+from harness.ledger.events import Event, check_names
 from harness.ledger.proof import Chain
 from harness.ledger.store import Store
 
@@ -24,6 +25,7 @@ _PAGE = 500
 
 async def export_bundle(store: Store, streams: Sequence[str]) -> AsyncIterator[str]:
     """The bundle's lines, without line ends. Raises `NotFound` before the first line."""
+    streams = tuple(dict.fromkeys(streams))
     heads = [await store.head(stream) for stream in streams]
     for stream, head in zip(streams, heads, strict=True):
         if head is None:
@@ -68,16 +70,19 @@ def line_of(event: Event) -> str:
     )
 
 
+_Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
 class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stream: str
-    seq: int
+    seq: _Number
     type: str
-    ts: int
+    ts: _Number
     actor: str
     tenant: str
     parent: str | None
     key: str | None
-    schema: int
+    schema: _Number
     data: str | None
     salt: str | None
     digest: str
@@ -85,6 +90,15 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     hash: str
 
     def event(self) -> Event:
+        """The event, at no place yet. Raises `LedgerError` or `ValueError` for one that no ledger would have taken."""
+        check_names(self.stream, self.type)
+        for name in (self.actor, self.tenant, self.key, self.parent):
+            if name is not None:
+                check_text(name)
+        if (self.data is None) != (self.salt is None):
+            raise LedgerError("payload and salt are erased together or not at all")
+        if self.data is not None:
+            msgspec.json.decode(self.data, type=dict[str, Any])
         return Event(
             position=0, stream=self.stream, seq=self.seq, type=self.type, ts=self.ts, actor=self.actor, tenant=self.tenant,
             parent=self.parent, key=self.key, schema=self.schema, data=None if self.data is None else self.data.encode(),
@@ -93,8 +107,13 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         )  # fmt: skip
 
 
+class _End(msgspec.Struct, frozen=True):
+    seq: int
+    hash: str
+
+
 class _Ends(msgspec.Struct, frozen=True):
-    ends: dict[str, dict[str, int | str]]
+    ends: dict[str, _End]
 
 
 def parse_bundle(text: str) -> dict[str, list[Event]]:
@@ -115,7 +134,7 @@ def parse_bundle(text: str) -> dict[str, list[Event]]:
                 ends = msgspec.json.decode(line, type=_Ends)
                 continue
             event = msgspec.json.decode(line, type=_Line).event()
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError, LedgerError) as error:
             raise LedgerError(f"line {number}: not a line of a bundle: {error}") from error
         streams.setdefault(event.stream, []).append(event)
     if ends is None:
@@ -130,7 +149,7 @@ def parse_bundle(text: str) -> dict[str, list[Event]]:
 def _header(line: str) -> None:
     try:
         header = msgspec.json.decode(line, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise LedgerError(f"line 1: not a bundle: {error}") from error
     if header.get("format") != FORMAT:
         raise LedgerError("line 1: not a bundle of a Harness ledger")
@@ -138,11 +157,11 @@ def _header(line: str) -> None:
         raise LedgerError(f"line 1: a bundle of version {header.get('version')}; this Harness knows {VERSION}")
 
 
-def _verify(stream: str, events: Sequence[Event], end: dict[str, int | str]) -> None:
+def _verify(stream: str, events: Sequence[Event], end: _End) -> None:
     chain = Chain(stream)
     for event in events:
         chain.add_event(event)
-    chain.end(int(end["seq"]), bytes.fromhex(str(end["hash"])))
+    chain.end(end.seq, chain.hash if end.hash == chain.hash.hex() else b"")
     if chain.problems:
         first = chain.problems[0]
         raise Unproven(f"{stream}#{first.seq}: {first.kind}: {first.detail}", stream=stream, seq=first.seq, kind=first.kind)

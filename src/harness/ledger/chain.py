@@ -43,7 +43,7 @@ class PreparedEvent:
         self.ts = now_us if draft.ts is None else draft.ts
         for name in (self.actor, self.tenant, draft.key, draft.parent):
             if name is not None and name not in _good:
-                _check_text(name)
+                check_text(name)
         self.data = canonical(draft.payload)
         self.salt = os.urandom(SALT_BYTES)
         self.digest = digest_of(self.salt, self.data)
@@ -66,7 +66,8 @@ def _remember(*names: str) -> None:
     _good.update(names)
 
 
-def _check_text(name: str) -> None:
+def check_text(name: str) -> None:
+    """Refuse an actor, tenant, key or parent that no ledger takes."""
     if len(name) > _MAX_NAME_CHARACTERS:
         raise LedgerError(f"actor, tenant, key and parent are at most {_MAX_NAME_CHARACTERS} characters, not {len(name)}")
     if "\0" in name:

@@ -126,6 +126,19 @@ def _migrate(connection: sqlite3.Connection) -> None:
         raise
 
 
+def truncate_log(path: Path) -> bool:
+    """Bring the write-ahead log into the file and cut it. Gives whether that was possible; waits for a moment only."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=0.2)
+    try:
+        return connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            return False
+        raise unavailable(error, path) from error
+    finally:
+        connection.close()
+
+
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 

@@ -129,7 +129,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             raise LedgerError(f"{self.ref}: the payload of this {self.type} was erased")
         try:
             return msgspec.json.decode(self.data, type=shape)
-        except msgspec.ValidationError as error:
+        except msgspec.DecodeError as error:
             raise LedgerError(f"{self.ref}: the payload of this {self.type} has another shape: {error}") from error
 
 

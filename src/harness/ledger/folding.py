@@ -23,16 +23,18 @@ class Folding:
     def __init__(self, scan: Scan) -> None:
         self._scan = scan
         self._views: dict[str, View] = {}
-        self._seen: dict[str, int] = {}  # up to this position the view lacks nothing
+        self._seen: dict[str, int] = {}  # up to this position the view lacks nothing, the transaction under way included
+        self._looked: dict[str, int] = {}  # the same of what is committed, for readers: a writer may be in another thread
         self._made: set[str] = set()
 
     def register(self, views: Iterable[View]) -> None:
         """Make views known. A name stands for one view."""
+        views = tuple(views)
         for view in views:
             for table in view.tables:
                 if not table.startswith(view.name):
                     raise LedgerError(f"table {table!r} of view {view.name!r} must begin with the view's name")
-            self._views[view.name] = view
+        self._views = self._views | {view.name: view for view in views}  # a new one: a writer may be walking the old one
 
     def forget(self) -> None:
         """A transaction was undone: what it did to views is not known any more."""
@@ -50,11 +52,17 @@ class Folding:
                     self._seen[view.name] = upto
                 continue
             seen = self._seen.pop(view.name, None)
-            with contextlib.suppress(Exception), _savepoint(connection):  # its reader will meet the error
-                if seen == before:
-                    self._fold(connection, view, ours, upto)
-                else:
-                    self.catch_up(connection, view, upto)
+            inside = connection.in_transaction
+            try:
+                with _savepoint(connection):
+                    if seen == before:
+                        self._fold(connection, view, ours, upto)
+                    else:
+                        self.catch_up(connection, view, upto)
+            except Exception:
+                self._forget_view(view)
+                if inside and not connection.in_transaction:  # not the view's fault: SQLite undid everything
+                    raise  # else its reader will meet the error
 
     def _fold(self, connection: sqlite3.Connection, view: View, events: Iterable[Event], upto: int) -> int:
         folded = 0
@@ -69,10 +77,21 @@ class Folding:
 
     def catch_up(self, connection: sqlite3.Connection, view: View, upto: int) -> int:
         """Fold the view up to a position, inside a write transaction. Gives the number of events folded."""
-        self._make(connection, view)
-        row = connection.execute("SELECT position FROM views WHERE name = ?", (view.name,)).fetchone()
-        after = max(int(row[0]), self._seen.get(view.name, 0))
-        return self._fold(connection, view, self._pages(connection, view, after, upto), upto)
+        try:
+            with _savepoint(connection):
+                folded = _folded_to(connection, view)
+                if folded is None:  # never made, or lost: what is there of it means nothing
+                    self.drop(connection, view)
+                self._make(connection, view)
+                after = max(folded or 0, self._seen.get(view.name, 0))
+                return self._fold(connection, view, self._pages(connection, view, after, upto), upto)
+        except BaseException:
+            self._forget_view(view)
+            raise
+
+    def _forget_view(self, view: View) -> None:
+        self._seen.pop(view.name, None)
+        self._made.discard(view.name)
 
     def _pages(self, connection: sqlite3.Connection, view: View, after: int, upto: int) -> Iterator[Event]:
         while after < upto:
@@ -84,18 +103,16 @@ class Folding:
 
     def behind(self, connection: sqlite3.Connection, view: View, upto: int) -> bool:
         """Whether a reader must catch up first. Writes nothing."""
-        try:
-            row = connection.execute("SELECT position FROM views WHERE name = ?", (view.name,)).fetchone()
-        except sqlite3.OperationalError:
+        folded = _folded_to(connection, view)
+        if folded is None:
+            self._looked.pop(view.name, None)
             return True
-        if row is None:
-            return True
-        after = max(int(row[0]), self._seen.get(view.name, 0))
+        after = max(folded, self._looked.get(view.name, 0))
         if after >= upto:
             return False
         if self._scan(connection, view.prefixes, after, upto, 1):
             return True
-        self._seen[view.name] = upto
+        self._looked[view.name] = upto
         return False
 
     def _make(self, connection: sqlite3.Connection, view: View) -> None:
@@ -111,48 +128,45 @@ class Folding:
         for table in view.tables:
             connection.execute(f"DROP TABLE IF EXISTS {table}")
         connection.execute("DELETE FROM views WHERE name = ?", (view.name,))
-        self._seen.pop(view.name, None)
-        self._made.discard(view.name)
+        self._forget_view(view)
 
-    def shadow(self, connection: sqlite3.Connection, view: View, upto: int, *, copy: bool = True) -> None:
+    @contextlib.contextmanager
+    def shadow(self, connection: sqlite3.Connection, view: View, upto: int, *, copy: bool = True) -> Generator[None]:
         """Put an up-to-date copy of the view before the real one, in tables that only this connection sees.
 
-        With `copy=False` it is folded from the first event on, for comparison.
+        With `copy=False` it is folded from the first event on, as far as the real one was, for comparison. All of it
+        is one read transaction, so that others who write meanwhile are seen wholly or not at all; undoing it ends the copy.
         """
-        for table in view.tables:
-            connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
-        for statement in view.ddl:
-            connection.execute(_temporary(statement))
-        after = 0
-        row = None
-        with contextlib.suppress(sqlite3.OperationalError):
-            row = connection.execute("SELECT position FROM views WHERE name = ?", (view.name,)).fetchone()
-        if copy and row is not None:
-            after = int(row[0])
-            for table in view.tables:
-                connection.execute(f"INSERT INTO temp.{table} SELECT * FROM main.{table}")
-        for event in self._pages(connection, view, after, upto):
-            for sql, values in view.fold(event):
-                connection.execute(sql, values)
+        connection.execute("BEGIN")
+        try:
+            folded = _folded_to(connection, view)
+            for statement in view.ddl:
+                connection.execute(_temporary(statement))
+            if copy and folded is not None:
+                for table in view.tables:
+                    connection.execute(f"INSERT INTO temp.{table} SELECT * FROM main.{table}")
+            after, upto = (folded or 0, upto) if copy else (0, folded or 0)
+            for event in self._pages(connection, view, after, upto):
+                for sql, values in view.fold(event):
+                    connection.execute(sql, values)
+            yield
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
 
-    def unshadow(self, connection: sqlite3.Connection, view: View) -> None:
-        """Remove the copy."""
-        for table in view.tables:
-            connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
-
-    def differing(self, connection: sqlite3.Connection, view: View, upto: int) -> list[str]:
+    def differing(self, connection: sqlite3.Connection, view: View) -> list[str]:
         """The view's tables that are not what the events say, up to where they were folded: to be behind is no fault.
 
         Writes to temporary tables only.
         """
-        with contextlib.suppress(sqlite3.OperationalError):
-            row = connection.execute("SELECT position FROM views WHERE name = ?", (view.name,)).fetchone()
-            upto = min(upto, int(row[0]) if row is not None else 0)
-        self.shadow(connection, view, upto, copy=False)
-        try:
+        with self.shadow(connection, view, 0, copy=False):
             return [table for table in view.tables if _differs(connection, table)]
-        finally:
-            self.unshadow(connection, view)
+
+
+def _folded_to(connection: sqlite3.Connection, view: View) -> int | None:
+    """Up to which position the tables were folded; None if there are none."""
+    row = connection.execute("SELECT position FROM views WHERE name = ?", (view.name,)).fetchone()
+    return None if row is None else int(row[0])
 
 
 def _differs(connection: sqlite3.Connection, table: str) -> bool:
@@ -163,7 +177,8 @@ def _differs(connection: sqlite3.Connection, table: str) -> bool:
                 return True
         except sqlite3.OperationalError:  # the table does not exist yet
             return connection.execute(f"SELECT 1 FROM temp.{table} LIMIT 1").fetchone() is not None
-    return False
+    counts = connection.execute(f"SELECT (SELECT count(*) FROM main.{table}), (SELECT count(*) FROM temp.{table})").fetchone()
+    return counts[0] != counts[1]
 
 
 _DDL = re.compile(r"\s*CREATE\s+(TABLE|(?:UNIQUE\s+)?INDEX)\s+IF\s+NOT\s+EXISTS\s+", re.IGNORECASE)
@@ -187,7 +202,8 @@ def _savepoint(connection: sqlite3.Connection) -> Generator[None]:
     try:
         yield
     except BaseException:
-        connection.execute("ROLLBACK TO fold")
-        connection.execute("RELEASE fold")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK TO fold")
+            connection.execute("RELEASE fold")
         raise
     connection.execute("RELEASE fold")

@@ -32,6 +32,7 @@ class TurnTaking(Protocol):
     def enter(self) -> None: ...
     def leave(self) -> None: ...
     def holder_pid(self) -> int | None: ...
+    def close(self) -> None: ...
 
 
 class Entry:
@@ -80,10 +81,11 @@ class GroupCommit:
         self._queue: list[Entry] = []
         self._alone = False  # the last flush served one
         self._hasty = 0  # how often in a row we did not wait for others
-        self._led = False  # somebody will flush at the end of this tick
+        self._led: asyncio.AbstractEventLoop | None = None  # where somebody will flush at the end of this tick
         self._handle: asyncio.Handle | None = None  # the flush that a submit asked for
         self._threaded = False  # the queue is the thread's until it is empty
-        self._armed = False  # a timer watches how long the queue waits at the gate
+        self._armed: asyncio.AbstractEventLoop | None = None  # where a timer watches how long the queue waits at the gate
+        self._at_gate = False  # the thread waits to be let in
         self._blocked_seconds = 0.0  # how long a commit has waited for the disk lately
         self._closed = False
         self._lock = threading.Condition(threading.Lock())
@@ -104,7 +106,7 @@ class GroupCommit:
         entry = Entry(work, asyncio.get_running_loop(), awaited=True)
         with self._lock:
             leads = self._queue_up(entry)
-            if not leads and self._handle is not None:  # a submit asked for a flush; we are about to do it
+            if self._handle is not None:  # a submit asked for a flush; we are about to do it
                 self._handle.cancel()
                 self._handle = None
                 leads = True
@@ -131,14 +133,14 @@ class GroupCommit:
         if self._threaded:
             self._arm(entry.loop, self._busy_seconds)
             return False
-        if self._led:
+        if self._led is entry.loop:  # a leader of another loop may have ended with it
             return False
-        self._led = True
+        self._led = entry.loop
         return True
 
     def _flush(self) -> None:
         with self._lock:
-            self._led = False
+            self._led = None
             self._handle = None
             if self._threaded or not self._queue:
                 return
@@ -157,8 +159,8 @@ class GroupCommit:
             self._timed_commit(entries)
         finally:
             self._gate.leave()
-        for entry in entries:
-            entry.resolve()
+            for entry in entries:
+                entry.resolve()
 
     def _timed_commit(self, entries: list[Entry]) -> None:
         if len(entries) <= 2:  # that waits as long as it must, so there is nothing to learn
@@ -175,7 +177,7 @@ class GroupCommit:
             entry.wake()
         self._threaded = True
         self._alone = False
-        self._arm(asyncio.get_running_loop(), self._busy_seconds)
+        self._arm(self._queue[-1].loop, self._busy_seconds)
         if self._thread is None:
             self._thread = threading.Thread(target=self._write, name=f"ledger {self._name}", daemon=True)
             self._thread.start()
@@ -188,10 +190,15 @@ class GroupCommit:
                     if self._closed:
                         return
                     self._lock.wait()
+                self._at_gate = True
             entries = self._turn()
             with self._lock:
                 self._threaded = bool(self._queue)
+                deserted = self._closed and self._at_gate
             _announce(entries)
+            if deserted:  # `close` did not wait for us, so what it could not let go of is ours
+                self._gate.close()
+                return
 
     def _turn(self) -> list[Entry]:
         """Wait for the gate and write whatever is queued by then."""
@@ -202,6 +209,7 @@ class GroupCommit:
             problem = error
         with self._lock:
             entries, self._queue = self._queue, []
+            self._at_gate = self._closed
         if problem is not None:
             refused = StoreUnavailable(f"{self._name}: the write gate cannot be used: {problem.strerror}", reason="full")
             for entry in entries:
@@ -215,14 +223,14 @@ class GroupCommit:
         return entries
 
     def _arm(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        if not self._armed:
-            self._armed = True
+        if self._armed is not loop and not loop.is_closed():
+            self._armed = loop
             loop.call_later(seconds, self._expire)
 
     def _expire(self) -> None:
         """Give up on what has waited at the gate for too long."""
         with self._lock:
-            self._armed = False
+            self._armed = None
             if not (self._threaded and self._queue):
                 return
             loop = asyncio.get_running_loop()
@@ -243,12 +251,23 @@ class GroupCommit:
             await self.put(_nothing)
 
     def close(self) -> None:
-        """Refuse new entries and end the thread once its queue is empty."""
+        """Refuse what is queued and whatever comes, end the thread, and close the gate.
+
+        A thread that waits at the gate cannot be woken: it closes the gate when it gets in, and writes nothing.
+        """
         with self._lock:
             self._closed = True
+            refused, self._queue = self._queue, []
+            deserted = self._at_gate
             self._lock.notify_all()
+        for entry in refused:
+            entry.error = LedgerError(f"{self._name} is closed")
+        _announce(refused)
+        if deserted:
+            return
         if self._thread is not None:
-            self._thread.join(timeout=self._busy_seconds)
+            self._thread.join()
+        self._gate.close()
 
 
 def _nothing() -> None:

@@ -14,6 +14,9 @@ import msgspec
 
 from harness.errors import Conflict, Fenced, KeyTaken, LeaseHeld, LedgerError, Refused
 
+_MAX_INTEGER = 2**63 - 1
+_MAX_TTL_SECONDS = 100 * 366 * 86_400.0
+
 
 class Guard(msgspec.Struct, frozen=True, gc=False):
     """A condition of an append; all of them hold, or nothing is written."""
@@ -140,6 +143,8 @@ def judge(guards: Sequence[Guard], rows: Rows, *, first: tuple[str, int], now_us
                 reserved = effects.counters[counter] if counter in effects.counters else rows.counter(counter)
                 if limit is not None and amount > 0 and reserved + amount > limit:
                     raise Refused(counter, amount=amount, reserved=reserved, limit=limit)
+                if abs(reserved + amount) > _MAX_INTEGER:
+                    raise LedgerError(f"counter {counter!r}: {reserved} and {amount} are more than 64 bits can hold")
                 effects.counters[counter] = reserved + amount
             case _:
                 raise LedgerError(f"{type(guard).__name__} is no guard that this ledger knows")
@@ -156,9 +161,8 @@ def _judge_lease(guard: Acquire | Fence | Release, lease: Lease | None, now_us: 
                 f"lease {guard.lease!r} is at token {token}, so the next is {token + 1}, not {guard.token}",
                 name=guard.lease, expected=guard.token - 1, actual=token,
             )  # fmt: skip
-        return Lease(
-            name=guard.lease, token=guard.token, holder=guard.holder, expires_us=now_us + round(guard.ttl_seconds * 1_000_000)
-        )
+        expires_us = _expiry(guard.lease, now_us, guard.ttl_seconds)
+        return Lease(name=guard.lease, token=guard.token, holder=guard.holder, expires_us=expires_us)
     holder = lease.holder if lease else None
     if guard.token != token or holder is None:
         raise Fenced(guard.lease, token=guard.token, current=token, holder=holder)
@@ -171,4 +175,10 @@ def renewed(lease: Lease | None, name: str, token: int, ttl_seconds: float, now_
     """The lease from now on for `ttl_seconds` more. Raises `Fenced` if it was lost."""
     _judge_lease(Fence(name, token), lease, now_us)
     assert lease is not None
-    return Lease(name=name, token=token, holder=lease.holder, expires_us=now_us + round(ttl_seconds * 1_000_000))
+    return Lease(name=name, token=token, holder=lease.holder, expires_us=_expiry(name, now_us, ttl_seconds))
+
+
+def _expiry(lease: str, now_us: int, ttl_seconds: float) -> int:
+    if not abs(ttl_seconds) <= _MAX_TTL_SECONDS:
+        raise LedgerError(f"lease {lease!r}: {ttl_seconds} seconds is no time that a lease can last")
+    return now_us + round(ttl_seconds * 1_000_000)

@@ -7,15 +7,16 @@ the stream concerned is walked again slowly, to say what and where.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import anyio
 import anyio.lowlevel
@@ -41,6 +42,7 @@ class Listed(NamedTuple):
     seq: int
     hash: bytes
     last: int
+    odd: bool  # some event has no number as its sequence
 
 
 class Page(NamedTuple):
@@ -89,11 +91,37 @@ async def verify(
 
 def _listed(connection: sqlite3.Connection, stream: str | None) -> list[Listed]:
     sql = "SELECT id, name, seq, hash, coalesce((SELECT max(seq) FROM events WHERE stream = id), 0) FROM streams"
-    if stream is None:
-        rows = connection.execute(f"{sql} ORDER BY name").fetchall()
-    else:
-        rows = connection.execute(f"{sql} WHERE name = ?", (stream,)).fetchall()
-    return [Listed(*row) for row in rows]
+    with _any_text(connection):
+        if stream is None:
+            rows = connection.execute(f"{sql} ORDER BY name").fetchall()
+        else:
+            rows = connection.execute(f"{sql} WHERE name = ?", (stream,)).fetchall()
+    return [_listing(connection, *row) for row in rows]
+
+
+def _listing(connection: sqlite3.Connection, id_: int, name: object, seq: object, hash_: bytes, last: object) -> Listed:
+    """A row of the list, whatever somebody put into it."""
+    odd = not isinstance(last, int)
+    if odd:  # text and bytes sort behind all numbers
+        numbers = "SELECT coalesce(max(seq), 0) FROM events WHERE stream = ? AND typeof(seq) = 'integer'"
+        last = connection.execute(numbers, (id_,)).fetchone()[0]
+    known = seq if isinstance(seq, int) else -1
+    return Listed(id_, name if isinstance(name, str) else repr(name), known, hash_, cast("int", last), odd)
+
+
+def _decoded(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def _any_text(connection: sqlite3.Connection) -> Generator[None]:
+    """Read also text that is none, so that what was damaged can be named. Slower."""
+    before = connection.text_factory
+    connection.text_factory = _decoded
+    try:
+        yield
+    finally:
+        connection.text_factory = before
 
 
 def _pages(listed: Listed) -> Iterator[Page]:
@@ -128,8 +156,10 @@ def _start(path: Path, pages: Sequence[Page]) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     assert helper.stdin is not None
-    helper.stdin.write(json.dumps(pages))
-    helper.stdin.close()
+    with contextlib.suppress(BrokenPipeError):  # it ended at once; `_finish` will tell
+        helper.stdin.write(json.dumps(pages))
+    with contextlib.suppress(BrokenPipeError):
+        helper.stdin.close()
     helper.stdin = None
     return helper
 
@@ -142,6 +172,17 @@ def _finish(helper: subprocess.Popen[str]) -> set[int] | None:
 
 def page_verifies(connection: sqlite3.Connection, page: Page) -> bool:
     """Whether the page's events are all there, unchanged, and follow each other and the page before."""
+    try:
+        return _page_verifies(connection, page)
+    except (TypeError, ValueError, AttributeError):
+        return False  # a field of another kind than was recorded
+    except sqlite3.OperationalError as error:
+        if "decode" in str(error):
+            return False
+        raise
+
+
+def _page_verifies(connection: sqlite3.Connection, page: Page) -> bool:
     # The same bytes as `events.hash_of`, spelled out: a call and an object for each event would take twice as long.
     name = page.name.encode()
     begin = b"%d:%b" % (len(name), name)
@@ -182,14 +223,19 @@ def _explain(connection: sqlite3.Connection, listed: Listed, *, walk: bool) -> l
     """What is wrong with a stream: its events one by one if some page does not verify, and where it ends."""
     chain = Chain(listed.name)
     if walk:
-        for row in connection.execute(_ROWS, (listed.id, 0, listed.last)):
-            chain.add(*row)
+        with _any_text(connection):
+            for row in connection.execute(_ROWS, (listed.id, 0, listed.last)):
+                chain.add(*row)
+    if listed.odd:
+        chain.problem(None, "changed", "the sequence of an event is not a number any more")
     if listed.last == 0:
         chain.problem(None, "missing", f"none of {listed.seq} events is left")
     elif listed.last < listed.seq:
         chain.problem(listed.last + 1, "truncated", f"events {listed.last + 1} to {listed.seq} were cut off")
     elif not chain.problems and _hash_at(connection, listed.id, listed.seq) != listed.hash:
-        chain.problem(listed.seq, "rewritten", "this event is not the one that the list of streams knows")
+        chain.problem(
+            listed.seq if listed.seq > 0 else None, "rewritten", "this event is not the one that the list of streams knows"
+        )
     return chain.problems
 
 

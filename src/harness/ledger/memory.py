@@ -143,7 +143,7 @@ class MemoryStore:
 
     async def read(self, stream: str, *, after: int = 0, limit: int | None = None) -> list[Event]:
         self._check_open()
-        indexes = self._streams.get(stream, [])[after:]
+        indexes = self._streams.get(stream, [])[max(after, 0) :]
         return [self._events[index] for index in (indexes if limit is None else indexes[:limit])]
 
     async def event(self, stream: str, seq: int) -> Event | None:
@@ -185,6 +185,7 @@ class MemoryStore:
             for event in self._select(tuple(streams), tuple(types), position, upto, upto):
                 yield event
             position = upto
+            await asyncio.sleep(0)  # also a follower that never waits lets others run
             if upto == len(self._events):
                 await news.wait()
 
@@ -226,7 +227,7 @@ class MemoryStore:
         for view in views:
             if self._folding.behind(self._tables, view, upto):
                 self._folding.catch_up(self._tables, view, upto)
-            differing += self._folding.differing(self._tables, view, upto)
+            differing += self._folding.differing(self._tables, view)
         return differing
 
     # Proof
@@ -262,6 +263,7 @@ class MemoryStore:
         return await self.verify(f"run/{run_id}")
 
     async def erase(self, stream: str, seq: int, *, reason: str) -> Event:
+        self._check_open()
         if await self.event(stream, seq) is None:
             raise NotFound(f"no event {stream}#{seq}")
         index = self._streams[stream][seq - 1]
@@ -271,14 +273,13 @@ class MemoryStore:
         return self._write([Write(stream, (work,))], ()).first
 
     async def restore(self, events: Sequence[Event]) -> None:
-        """Write a stream of another ledger as it is. The stream must not exist here."""
+        """Write streams of another ledger as they are, all or none. They must not exist here."""
+        self._check_open()
         if not events:
             raise LedgerError("there is nothing to restore")
-        stream = events[0].stream
-        if (at := self.head_seq(stream)) != 0:
-            raise Conflict(
-                f"{stream} exists already, with {at} events; import into another ledger", name=stream, expected=0, actual=at
-            )
+        for stream in {event.stream for event in events}:
+            if (at := self.head_seq(stream)) != 0:
+                raise Conflict(f"{stream} exists already, with {at} events; import into another ledger", name=stream, actual=at)
         moved = [proof.moved(event, len(self._events) + 1 + index) for index, event in enumerate(events)]
         for event in moved:
             self._put(event)

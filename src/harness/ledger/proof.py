@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import msgspec
 
 from harness.ledger.events import GENESIS, Cursor, Draft, Event, digest_of, hash_after, hash_head
@@ -30,13 +32,24 @@ class Chain:
         data: bytes | None, salt: bytes | None, digest: bytes | None, prev: bytes, hash_: bytes,
     ) -> None:  # fmt: skip
         """Take the next event in order of sequence. `digest` is the one on record, if there is one."""
+        if not isinstance(cast("object", seq), int):  # somebody wrote into the file
+            self.problem(self.seq + 1, "changed", f"{seq!r} is no place in a stream")
+            return
         gap = seq != self.seq + 1
         if gap:
             self.problem(self.seq + 1, "gap", f"{seq - self.seq - 1} events are missing before {seq}")
-        found = digest if data is None else digest_of(salt or b"", data)
-        if digest is not None and found != digest:
+        try:
+            found = digest if data is None else digest_of(salt or b"", data)
+            same_payload = digest is None or found == digest
+            head = self._head(type_, actor, tenant)
+            same = same_payload and hash_after(head, seq, ts, parent, key, schema, found or b"", prev) == hash_
+        except (TypeError, ValueError, AttributeError):
+            self.problem(seq, "changed", "a field is of another kind than the one that was recorded")
+            self.seq, self.hash = seq, hash_
+            return
+        if not same_payload:
             self.problem(seq, "changed", "the payload is not the one that was recorded")
-        elif hash_after(self._head(type_, actor, tenant), seq, ts, parent, key, schema, found or b"", prev) != hash_:
+        elif not same:
             self.problem(seq, "changed", "payload or fields are not the ones that were recorded")
         elif prev != self.hash and not gap:
             self.problem(seq, "rewritten", "it does not follow the event before")

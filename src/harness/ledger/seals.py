@@ -17,7 +17,7 @@ import msgspec
 from harness.clock import iso
 from harness.errors import LedgerError
 from harness.ledger.events import Draft
-from harness.ledger.store import Problem, Store, Write
+from harness.ledger.store import Head, Problem, Store, Write
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -71,7 +71,7 @@ def signing_key(path: Path) -> Ed25519PrivateKey:
     if path.exists():
         try:
             key = serialization.load_pem_private_key(path.read_bytes(), None)
-        except (ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise LedgerError(f"{path}: not a private key in PEM form") from error
         if not isinstance(key, Ed25519PrivateKey):
             raise LedgerError(f"{path}: not an Ed25519 key")
@@ -79,19 +79,57 @@ def signing_key(path: Path) -> Ed25519PrivateKey:
     key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-    return key
+    return key if _publish(path, pem) else signing_key(path)  # another process may have been faster
 
 
 async def write_seal(store: Store, directory: Path, key: Ed25519PrivateKey) -> Path:
     """Write the next seal into a directory and record it. Copy the file to where nobody can change it."""
-    paths = sorted(directory.glob("*.json")) if directory.exists() else []
-    previous = hashlib.sha256(_load(paths[-1]).statement.encode()).hexdigest() if paths else None
-    number = int(paths[-1].stem) + 1 if paths else 1
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     heads = [head for head in await store.heads() if head.stream != STREAM]
-    statement = Statement(
+    while True:  # until no other sealer takes the same number
+        paths = [path for path in directory.glob("*.json") if path.stem.isdecimal()]
+        last = max(paths, key=_number_of, default=None)
+        previous = hashlib.sha256(_load(last).statement.encode()).hexdigest() if last else None
+        statement = _statement(store, heads, number=_number_of(last) + 1 if last else 1, previous=previous, key=key)
+        text = msgspec.json.encode(statement, order="sorted").decode()
+        content = msgspec.json.encode(Seal(statement=text, signature=key.sign(text.encode()).hex()))
+        path = directory / f"{statement.number:06}.json"
+        if _publish(path, content):
+            break
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    sealed = Sealed(number=statement.number, digest=digest, events=statement.events)
+    await store.append(Write(STREAM, (Draft(type="ledger.sealed", payload=sealed),)))
+    return path
+
+
+def _number_of(path: Path) -> int:
+    return int(path.stem)
+
+
+def _publish(path: Path, content: bytes) -> bool:
+    """Make a file, whole and for good, for its owner only; False if there is one of this name already."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.new")
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(unfinished, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            if path.exists():
+                return False
+            unfinished.rename(path)
+        return True
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _statement(store: Store, heads: Sequence[Head], *, number: int, previous: str | None, key: Ed25519PrivateKey) -> Statement:
+    return Statement(
         version=1,
         number=number,
         created=iso(store.clock.now_us()),
@@ -101,20 +139,6 @@ async def write_seal(store: Store, directory: Path, key: Ed25519PrivateKey) -> P
         previous=previous,
         public_key=key.public_key().public_bytes_raw().hex(),
     )
-    text = msgspec.json.encode(statement, order="sorted").decode()
-    content = msgspec.json.encode(Seal(statement=text, signature=key.sign(text.encode()).hex()))
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = directory / f"{number:06}.json"
-    unfinished = path.with_suffix(".new")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    sealed = Sealed(number=number, digest=digest, events=statement.events)
-    await store.append(Write(STREAM, (Draft(type="ledger.sealed", payload=sealed),)))
-    return path
 
 
 def _load(path: Path) -> Seal:

@@ -5,6 +5,7 @@ Reads run inline on a connection of their own, a page at a time; writes go throu
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
@@ -12,11 +13,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequ
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
+import anyio
+import anyio.to_thread
+
 from harness.clock import Clock, SystemClock
-from harness.errors import LedgerError
+from harness.errors import LedgerError, NotFound, StoreUnavailable
 from harness.ledger import inspection, proof
 from harness.ledger.chain import Prepared
-from harness.ledger.database import Durability, connect, unavailable
+from harness.ledger.database import Durability, connect, truncate_log, unavailable
 from harness.ledger.events import START, Cursor, Event
 from harness.ledger.folding import Folding
 from harness.ledger.gate import Gate
@@ -38,6 +42,7 @@ _PAGE = 500
 _NEAR = 5000  # so many positions are scanned rather than looked up by stream
 _LOOK_AGAIN_SECONDS = 1.0  # a writer may have died between its commit and the bell
 _BUSY_SECONDS = 10.0
+_MAX_INTEGER = 2**63 - 1
 
 
 def _event(row: Sequence[Any]) -> Event:
@@ -79,6 +84,8 @@ class SQLiteStore:
         self._folding.register(views)
         self._bell = Bell(Path(f"{self.path}-bell"))
         self._writer: Writer | None = None
+        self._busy_seconds = busy_seconds
+        self._closing = False  # nothing more is taken
         self._closed = False
         if not read_only:
             connection = connect(self.path, create=create, read_only=False, durability=durability)
@@ -116,8 +123,8 @@ class SQLiteStore:
         return cast("Awaitable[Appended]", self._group.submit(work))
 
     def _check_writable(self) -> None:
-        if self._closed or self.read_only:
-            raise LedgerError(f"{self.location} is {'closed' if self._closed else 'opened for reading only'}")
+        if self._closing or self.read_only:
+            raise LedgerError(f"{self.location} is {'closed' if self._closing else 'opened for reading only'}")
         if os.getpid() != self._pid:
             raise LedgerError(f"{self.location} was opened by process {self._pid}; open it anew after a fork")
 
@@ -149,6 +156,8 @@ class SQLiteStore:
             return self._reader.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise unavailable(error, self.location) from error
+        except OverflowError as error:
+            raise LedgerError(f"no ledger has numbers as large as that: {error}") from error
 
     async def head(self, stream: str) -> Head | None:
         rows = self._rows(f"{_HEADS} WHERE s.name = ?", (stream,))
@@ -194,6 +203,7 @@ class SQLiteStore:
                     for event in events:
                         yield event
                     position = upto if len(events) < _PAGE else events[-1].position
+                    await asyncio.sleep(0)  # also a follower that never waits lets others run
                 await listener.wait(_LOOK_AGAIN_SECONDS)
 
     def _scan(
@@ -268,11 +278,8 @@ class SQLiteStore:
 
     def _query_shadow(self, view: View, sql: str, values: Sequence[Value], upto: int) -> list[tuple[Value, ...]]:
         """Answer from an up-to-date copy in temporary tables, since this store writes nothing."""
-        self._folding.shadow(self._reader, view, upto)
-        try:
+        with self._folding.shadow(self._reader, view, upto):
             return cast("list[tuple[Value, ...]]", self._rows(sql, values))
-        finally:
-            self._folding.unshadow(self._reader, view)
 
     async def rebuild(self, *views: View) -> int:
         def job(writer: Writer) -> int:
@@ -292,7 +299,7 @@ class SQLiteStore:
                 upto = self._position()
                 if not self.read_only and self._folding.behind(self._reader, view, upto):
                     await self._job(lambda writer, view=view, upto=upto: self._folding.catch_up(writer.connection, view, upto))
-                differing += self._folding.differing(self._reader, view, upto)
+                differing += self._folding.differing(self._reader, view)
             return differing
 
     @contextlib.contextmanager
@@ -315,6 +322,8 @@ class SQLiteStore:
         return await self.verify(f"run/{run_id}")
 
     async def erase(self, stream: str, seq: int, *, reason: str) -> Event:
+        if not 0 < seq <= _MAX_INTEGER:
+            raise NotFound(f"no event {stream}#{seq}")
         draft = Write(stream, (proof.erasure(seq, reason),))
         record = Prepared([draft], (), now_us=self.clock.now_us(), actor=self.actor, tenant=self.tenant)
         event = await self._job(lambda writer: writer.erase(stream, seq, record))
@@ -322,28 +331,46 @@ class SQLiteStore:
         return event
 
     async def _truncate_log(self) -> None:
-        """Erased bytes may still stand in the write-ahead log: bring it into the file and cut it."""
-        assert self._writer is not None
-        with contextlib.suppress(sqlite3.Error):
-            self._writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Erased bytes may still stand in the write-ahead log: bring it into the file and cut it.
+
+        On a connection of its own, since the writer's may be inside a transaction. Raises `StoreUnavailable` if a
+        reader needs the old log for too long.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._busy_seconds
+        while not await anyio.to_thread.run_sync(truncate_log, self.path):
+            if loop.time() > deadline:
+                log = f"{self.path.name}-wal"
+                raise StoreUnavailable(
+                    f"{self.location}: erased, but another program keeps the old bytes in {log}; end it and erase again",
+                    reason="busy",
+                )
+            await anyio.sleep(0.05)
 
     async def restore(self, events: Sequence[Event]) -> None:
-        """Write a stream of another ledger as it is. The stream must not exist here. See `bundle`."""
+        """Write streams of another ledger as they are, all or none. They must not exist here. See `bundles`."""
         await self._job(lambda writer: writer.restore(events))
 
     async def close(self) -> None:
-        if self._closed:
+        if self._closing:
             return
-        if self._writer is not None and os.getpid() == self._pid:
-            await self._group.drain()
-            await self._group.put(self._writer.write_heads)
-            self._closed = True
+        self._closing = True
+        writer = self._writer if os.getpid() == self._pid else None
+        try:
+            if writer is not None:
+                with anyio.CancelScope(shield=True), contextlib.suppress(LedgerError):  # others keep the gate: no more to do
+                    await self._group.drain()
+                    await self._group.put(writer.write_heads)
+        finally:
+            self._let_go(writer)
+
+    def _let_go(self, writer: Writer | None) -> None:
+        if writer is not None:
             self._group.close()
             with contextlib.suppress(sqlite3.Error):
-                self._writer.connection.execute("PRAGMA busy_timeout = 0")
-                self._writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._writer.connection.close()
-            self._gate.close()
+                writer.connection.execute("PRAGMA busy_timeout = 0")
+                writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            writer.connection.close()
         self._closed = True
         self._reader.close()
         self._bell.close()

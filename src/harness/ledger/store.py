@@ -166,9 +166,9 @@ class Store(Protocol):
         ...
 
     async def restore(self, events: Sequence[Event]) -> None:
-        """Write a verified stream of another ledger as it is (see `bundles`). `Conflict` if it exists here."""
+        """Write verified streams of another ledger as they are (see `bundles`). `Conflict` if one exists here: then none is."""
         ...
 
     async def close(self) -> None:
-        """Write what is queued and let go of the files. Idempotent."""
+        """Write what is queued, as far as the gate lets us in, and let go of the files. Idempotent."""
         ...

@@ -25,6 +25,7 @@ _UPDATE_STREAM = "UPDATE streams SET seq = ?, hash = ?, position = ?, ts = ? WHE
 _NEWEST = "SELECT seq, hash, position, ts FROM events WHERE stream = ? ORDER BY seq DESC LIMIT 1"
 _HEAD_EVERY = 32  # writing the head with each event would cost a page more in each commit
 _MAX_CACHED_HEADS = 20_000
+_NOT_THE_DATABASE = (sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError)  # a value that it cannot hold
 
 
 @dataclass(slots=True)
@@ -91,8 +92,18 @@ class Writer:
     def commit(self, entries: Sequence[Entry], *, undisturbed: bool) -> bool:
         """Write the entries in one transaction and set each one's result or error. Gives whether events were written.
 
-        `undisturbed` says that nobody else wrote since the last time.
+        `undisturbed` says that nobody else wrote since the last time. An entry that cannot be written at all takes
+        the others down with it; then each is written in a transaction of its own, so that it fails alone.
         """
+        wrote, guilty = self._together(entries, undisturbed=undisturbed)
+        if guilty and len(entries) > 1:
+            for entry in entries:
+                entry.error = None
+                wrote |= self._together([entry], undisturbed=False)[0]
+        return wrote
+
+    def _together(self, entries: Sequence[Entry], *, undisturbed: bool) -> tuple[bool, bool]:
+        """One transaction. Gives whether events were written, and whether one of the entries made it impossible."""
         written: list[Event] = []
         self._wrote = False
         execute = self.connection.execute
@@ -105,13 +116,16 @@ class Writer:
             self._flush(written)
             execute("COMMIT")
         except sqlite3.Error as error:
-            self._undo(entries, unavailable(error, self._location))
+            guilty = isinstance(error, _NOT_THE_DATABASE)
+            self._undo(entries, _unwritable(error) if guilty else unavailable(error, self._location))
+            return False, guilty
         except Exception as error:  # noqa: BLE001  # whoever waits for the entries gets it
-            self._undo(entries, error)
+            self._undo(entries, _unwritable(error))
+            return False, True
         except BaseException as error:
             self._undo(entries, error)
             raise
-        return self._wrote
+        return self._wrote, False
 
     def _undo(self, entries: Sequence[Entry], error: BaseException) -> None:
         self._wrote = False
@@ -161,8 +175,10 @@ class Writer:
                 self._flush(written)
                 written.clear()
                 entry.result = self._job(work)
-        except sqlite3.Error:
-            raise
+        except sqlite3.Error as error:
+            if isinstance(work, Prepared) or not self.connection.in_transaction:
+                raise
+            entry.error = unavailable(error, self._location)
         except Exception as error:
             if isinstance(work, Prepared) and not isinstance(error, HarnessError):
                 raise
@@ -170,18 +186,25 @@ class Writer:
 
     def _job(self, job: Callable[[], object]) -> object:
         """Run a job so that its failure undoes its own writes only."""
-        connection = self.connection
+        connection, before = self.connection, self._known.position
         connection.execute("SAVEPOINT job")
         try:
             result = job()
         except BaseException:
-            connection.execute("ROLLBACK TO job")
-            connection.execute("RELEASE job")
-            self._known = Known()
-            self._look_around()
+            if connection.in_transaction:  # else SQLite undid all of it already, and so do we
+                connection.execute("ROLLBACK TO job")
+                connection.execute("RELEASE job")
+                self._forget_after(before)
             raise
         connection.execute("RELEASE job")
         return result
+
+    def _forget_after(self, position: int) -> None:
+        """Forget what was undone, and what is remembered of it."""
+        self._touched = {}
+        self._folding.forget()
+        self._known.heads = {name: head for name, head in self._known.heads.items() if head.position <= position}
+        self._look_around()
 
     def _append(self, work: Prepared) -> list[Event]:
         first = work.events[0]
@@ -270,20 +293,24 @@ class Writer:
         return events[0]
 
     def restore(self, events: Sequence[Event]) -> None:
-        """Write a stream of another ledger as it is, at new positions. Only inside a job."""
+        """Write streams of another ledger as they are, at new positions. Only inside a job."""
         if not events:
             raise LedgerError("there is nothing to restore")
-        stream = events[0].stream
-        if (at := self.head_seq(stream)) != 0:
-            raise Conflict(f"{stream} exists already, with {at} events; import into another ledger", name=stream, actual=at)
-        head = self._new_stream(stream)
-        known = self._known
-        here = [moved(event, known.position + index) for index, event in enumerate(events, start=1)]
-        last = here[-1]
-        known.position = last.position
-        head.seq, head.hash, head.position, head.ts = last.seq, last.hash, last.position, last.ts
-        self._touched[stream] = head
+        for stream in dict.fromkeys(event.stream for event in events):
+            if (at := self.head_seq(stream)) != 0:
+                raise Conflict(f"{stream} exists already, with {at} events; import into another ledger", name=stream, actual=at)
+            self._touched[stream] = self._new_stream(stream)
+        here = [moved(event, self._known.position + index) for index, event in enumerate(events, start=1)]
+        for event in here:
+            head = self._touched[event.stream]
+            head.seq, head.hash, head.position, head.ts = event.seq, event.hash, event.position, event.ts
+        self._known.position = here[-1].position
         self._flush(here)
+
+
+def _unwritable(error: Exception) -> Exception:
+    """The words for a value that no row can hold, such as an endless time or a number of more than 64 bits."""
+    return error if isinstance(error, HarnessError) else LedgerError(f"this cannot be written: {error}")
 
 
 def _rows(events: Iterable[Event], heads: dict[str, StreamHead]) -> Iterator[tuple[object, ...]]:
