@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_origin
+from typing import Annotated, Any, TypeVar, cast, get_origin
 
 import msgspec
 
@@ -29,6 +29,13 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
 
 T = TypeVar("T")
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+"""A time for a section's field: above zero, and no `nan` or `inf`, which TOML has."""
+SecondsOrNone = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+"""The same, where zero makes sense."""
+Count = Annotated[int, msgspec.Meta(ge=1)]
+"""A number of things, of which there has to be one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -381,6 +381,10 @@ def test_hostile_titles_are_shown_harmless(cli: Cli, home: Path) -> None:
         ("[monitor]\nattemps = 2", "harness.toml:3: unknown key 'attemps' in [monitor]; did you mean 'attempts'?"),
         ("[agent]\nmodel = 'antropic:x'", "[agent] model: 'antropic:x' names no model port; did you mean 'anthropic'"),
         ("[supervisor]\nx = 1", "harness.toml:2: unknown key 'supervisor'"),
+        ("[web]\nport = 99999", "harness.toml:3: web.port: expected `int` <= 65535"),
+        ("[agent]\nat_once = 0", "harness.toml:3: agent.at_once: expected `int` >= 1"),
+        ("[agent]\nmodel_seconds = inf", "harness.toml:3: agent.model_seconds: expected `float` <= 1000000000.0"),
+        ("[monitor]\nanalyst_seconds = nan", "harness.toml:3: monitor.analyst_seconds: expected `float`"),
         ("[invariants.a]\nquery = 'process:api'\ncondition = 'runing'", "harness.toml:4: check a: condition `runing` names"),
     ],
 )  # fmt: skip
@@ -395,6 +399,16 @@ def test_what_could_never_work_is_told_before_anything_starts(project: Path, cli
     assert told in ran.stderr
     assert (code, told in out) == (1, True)
     assert not (project / ".harness").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "web", "service"])
+def test_a_port_that_there_cannot_be_is_told(project: Path, command: str) -> None:
+    """In one line, before anything starts."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "harness", command, "--port", "99999"], capture_output=True, text=True, timeout=60, cwd=project
+    )
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", "harness: --port takes a port up to 65535, not 99999\n")
 
 
 # Services and checks

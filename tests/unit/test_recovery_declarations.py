@@ -91,6 +91,8 @@ set_config = "approve"
         (GOOD + "stop_signal = 'NO'\n", ":3: services.a.stop_signal: 'NO' is no signal"),
         (GOOD + "back_off_seconds = 0\n", ":3: services.a.back_off_seconds: must be above zero"),
         (GOOD + "give_up_after = -1\n", ":3: services.a.give_up_after: must not be below zero"),
+        (GOOD + "stop_timeout_seconds = nan\n", ":3: services.a.stop_timeout_seconds: must not be below zero"),
+        (GOOD + "back_off_seconds = inf\n", ":3: services.a.back_off_seconds: must be above zero"),
         (GOOD + "depends_on = ['b']\n", ":3: services.a depends on 'b', which is not declared"),
         (GOOD + "depends_on = ['a']\n", ":3: services depend on each other in a circle: a -> a"),
         (GOOD + "depends_on = ['b']\n[services.b]\ncommand = ['x']\ndepends_on = ['a']\n", "in a circle: a -> b -> a"),

@@ -34,6 +34,7 @@ from harness.recovery.facts import (
 from harness.recovery.rules import NAME as RULES
 from harness.recovery.rules import RuleModel
 from harness.recovery.tools import RecoveryTools
+from harness.settings import Count, Seconds
 from harness.text import cleaned
 from harness.work import Claim, Items, Role, Status
 
@@ -48,10 +49,10 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`[agent]` in harness.toml."""
 
     model: str = RULES  # rules, anthropic:MODEL, openai:MODEL, openai-chat:MODEL
-    model_seconds: float = 15.0  # one call may take so long; two that do, and the rules take over in time
-    iterations: int = 20
-    at_once: int = 4  # tickets; those that wait for a person do not count
-    lease_seconds: float = 15.0  # so long a ticket stays with an agent that stopped without a word
+    model_seconds: Seconds = 15.0  # one call may take so long; two that do, and the rules take over in time
+    iterations: Count = 20
+    at_once: Count = 4  # tickets; those that wait for a person do not count
+    lease_seconds: Seconds = 15.0  # so long a ticket stays with an agent that stopped without a word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

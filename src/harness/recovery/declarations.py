@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -227,10 +228,10 @@ def service_problem(service: Service) -> tuple[str, str] | None:
         "log_max_bytes",
         "log_keep",
     ):
-        if getattr(service, key) <= 0:
+        if not 0 < getattr(service, key) < inf:
             return key, "must be above zero"
     for key in ("stop_timeout_seconds", "give_up_after"):
-        if getattr(service, key) < 0:
+        if not 0 <= getattr(service, key) < inf:
             return key, "must not be below zero"
     return None
 
@@ -309,7 +310,7 @@ def invariant_problem(invariant: Invariant) -> tuple[str, str] | None:
     if not (rest if kind == "process" else _host_port(invariant.query)):
         return "query", f"{invariant.query!r} names no address" if kind != "process" else "names no service"
     for key in ("interval_seconds", "timeout_seconds", "fail_after", "fail_window", "recover_after"):
-        if getattr(invariant, key) <= 0:
+        if not 0 < getattr(invariant, key) < inf:
             return key, "must be above zero"
     if invariant.fail_after > invariant.fail_window:
         return "fail_after", f"{invariant.fail_after} failures never fit into fail_window = {invariant.fail_window}"
@@ -377,7 +378,7 @@ def _target(document: Document, name: str, limits: Limits) -> TargetEnvelope:
 
 def _limits(document: Document, keys: tuple[str, ...], given: dict[str, Any], base: Limits) -> Limits:
     for key, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or (
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf or (
             not key.endswith("_seconds") and not isinstance(value, int)
         ):  # fmt: skip
             kind = "a number" if key.endswith("_seconds") else "a whole number"

@@ -12,7 +12,7 @@ import resource
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import anyio
 import msgspec
@@ -45,6 +45,7 @@ from harness.recovery.schedule import Schedule
 from harness.recovery.tickets import GATE, TERMINAL_EVENTS, Tickets, mend_closed, tell_closed
 from harness.recovery.triage import Triage
 from harness.recovery.verifier import Verifier
+from harness.settings import Count, Seconds, SecondsOrNone
 from harness.work import OPEN, Status
 
 if TYPE_CHECKING:
@@ -64,13 +65,13 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`[monitor]` in harness.toml."""
 
     model: str = "rules"  # the analyst: rules, anthropic:MODEL, openai:MODEL, openai-chat:MODEL
-    analyst_seconds: float = 5.0  # after that the ticket opens without the analyst
-    analyst_calls_per_hour: int = 60
-    analyst_calls_per_incident: int = 3
-    cool_down_seconds: float = 300.0  # so long a "no" holds
-    stabilisation_seconds: float = 2.0  # so long all checks must pass before a repair is believed
-    verification_seconds: float = 20.0  # so long they may take until then
-    attempts: int = 3  # then a person takes over
+    analyst_seconds: Seconds = 5.0  # after that the ticket opens without the analyst
+    analyst_calls_per_hour: Annotated[int, msgspec.Meta(ge=0)] = 60
+    analyst_calls_per_incident: Annotated[int, msgspec.Meta(ge=0)] = 3
+    cool_down_seconds: SecondsOrNone = 300.0  # so long a "no" holds
+    stabilisation_seconds: SecondsOrNone = 2.0  # so long all checks must pass before a repair is believed
+    verification_seconds: Seconds = 20.0  # so long they may take until then
+    attempts: Count = 3  # then a person takes over
 
 
 async def run_monitor(

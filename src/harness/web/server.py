@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -24,7 +24,7 @@ class WebSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The section `[web]`."""
 
     host: str = "127.0.0.1"
-    port: int = DEFAULT_PORT
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = DEFAULT_PORT
     token: str = ""
     names: tuple[str, ...] = ()  # further host names that the door is known by
     page: bool = True
