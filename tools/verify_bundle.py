@@ -88,7 +88,7 @@ def main(paths):
             with open(path, encoding="utf-8") as file:
                 lines = [line for line in file.read().split("\n") if line.strip()]
             problems, events, streams = verify(lines)
-        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             print("%s: no bundle: %s" % (path, error), file=sys.stderr)
             return 2
         for problem in problems:

@@ -561,6 +561,37 @@ async def test_who_is_cancelled_while_claiming_holds_nothing(items: Items, steps
     assert got or item.attempts == 0
 
 
+# What others wrote
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        ("item.created", {"priority": "no"}),
+        ("item.created", {"priority": 2**70}),
+        ("item.described", {"title": 7}),
+        ("item.claimed", {"holder": "x", "token": 2**70, "ttl_seconds": 1, "expires_us": 1, "attempt": 1}),
+        ("item.parked", {"origin": "nowhere"}),
+        ("item.dependencies_changed", {"depends_on": 7}),
+        ("item.prioritised", {"priority": 2**70}),
+        ("ledger.erased", {"seq": 2**70}),
+    ],
+)
+async def test_an_event_that_nobody_can_read_keeps_no_item_from_anybody(
+    store: Store, items: Items, kind: str, payload: dict[str, object]
+) -> None:
+    """It counts as erased, in the tables of those who write and of those who fold anew."""
+    good = await items.create(title="good")
+    await items.create(title="odd", id="odd")
+
+    await store.append(Write("item/odd", (Draft(type=kind, payload=payload),)))
+    await store.append(Write("item/odder", (Draft(type=kind, payload=payload),)))
+
+    assert (await items.get(good.id)).title == "good"
+    assert (await items.get("odd")).seq == 3
+    assert await store.check(ITEM_VIEW) == []
+
+
 # Changing
 
 

@@ -262,6 +262,19 @@ def test_events_are_json_lines(cli: Cli, home: Path) -> None:
     assert numbers("/") == [1, 2, 3]
 
 
+def test_what_is_no_bundle_and_no_place_for_one_is_told_in_one_line(cli: Cli, home: Path, tmp_path: Path) -> None:
+    """Also if it is not even text; and nothing half-written is left."""
+    write(home, lambda store: store.append(event("item/1", n=1)))
+    (tmp_path / "noise").write_bytes(bytes(range(256)))
+    (tmp_path / "folder").mkdir()
+
+    for words in (["import", str(tmp_path / "noise")], ["export", "item/1", "-o", str(tmp_path / "folder")]):
+        code, out, err = cli("ledger", *words)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+
+    assert not (tmp_path / "folder.new").exists()
+
+
 def test_a_bundle_goes_from_one_ledger_to_another(cli: Cli, home: Path, tmp_path: Path) -> None:
     """Exported, verified and imported as it is; a second time it is refused."""
     write(home, lambda store: store.append(event("item/1", n=1)))

@@ -330,7 +330,9 @@ async def test_two_sealers_never_take_one_number(tmp_path: Path) -> None:
     assert read_seal(mine).previous == hashlib.sha256(json.loads(others[0].read_bytes())["statement"].encode()).hexdigest()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "not json", '{"format":"other"}', '{"format":"harness.bundle","version":9}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "not json", "[" * 100_000, '{"format":"other"}', '{"format":"harness.bundle","version":9}']
+)
 def test_what_is_no_bundle_is_told_in_one_line(tmp_path: Path, text: str) -> None:
     """Exit 2 of the standalone verifier, a `LedgerError` of ours, and never a traceback."""
     path = tmp_path / "x.jsonl"

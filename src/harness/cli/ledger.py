@@ -222,8 +222,11 @@ async def write_bundle(store: SQLiteStore, streams: Sequence[str], out: Path | N
             line(text)
         return
     unfinished = out.with_name(out.name + ".new")
-    unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    unfinished.replace(out)
+    try:
+        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
     note(f"{out}: {len(lines) - 2} events of {len(streams)} streams")
 
 
@@ -241,9 +244,14 @@ def import_(
     """
 
     async def work() -> dict[str, int]:
+        from harness.errors import LedgerError
         from harness.ledger import parse_bundle
 
-        found = parse_bundle(bundle.read_text(encoding="utf-8"))
+        try:
+            text = bundle.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise LedgerError(f"{bundle}: not a bundle: {error.reason} at byte {error.start}") from error
+        found = parse_bundle(text)
         async with writing(home) as store:
             await store.restore([event for events in found.values() for event in events])
         return {stream: len(events) for stream, events in found.items()}

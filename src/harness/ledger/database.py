@@ -98,6 +98,7 @@ def _set_up(connection: sqlite3.Connection, path: Path, *, read_only: bool, dura
             connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
         connection.execute("PRAGMA journal_size_limit = 16777216")
+        connection.execute("PRAGMA secure_delete = ON")  # what an edit or a fold leaves behind would outlive an erasure
         if version < SCHEMA_VERSION:
             _migrate(connection)
     connection.execute("PRAGMA temp_store = MEMORY")

@@ -279,7 +279,6 @@ class Writer:
 
     def erase(self, stream: str, seq: int, record: Prepared) -> Event:
         """Null one event's payload, over-writing its bytes, and record that. Only inside a job. Raises `NotFound`."""
-        self.connection.execute("PRAGMA secure_delete = ON")
         place = "seq = ? AND stream = (SELECT id FROM streams WHERE name = ?)"
         row = self.connection.execute(f"SELECT salt, CAST(data AS BLOB) FROM events WHERE {place}", (seq, stream)).fetchone()
         if row is None:

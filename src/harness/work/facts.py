@@ -15,17 +15,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from harness.work.transitions import Role, Status
 
+Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""A number that a table can hold; an event with a larger one says nothing."""
+
 
 class Created(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where it came from, how urgent it is, and what proves that it is done."""
 
-    priority: int
+    priority: Whole
     source_type: str = "human"
     source_id: str = ""
     fingerprint: str | None = None
@@ -44,17 +47,17 @@ class Described(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Prioritised(msgspec.Struct, frozen=True, kw_only=True):
     """How urgent it is from now on."""
 
-    priority: int
+    priority: Whole
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Somebody took it, with the fence that everything they write will carry."""
 
     holder: str
-    token: int
+    token: Whole
     ttl_seconds: float
-    expires_us: int  # a renewal is no event, so the lease may last longer
-    attempt: int
+    expires_us: Whole  # a renewal is no event, so the lease may last longer
+    attempt: Whole
     taken_from: str | None = None  # whose lease had expired
     reason: str = ""
 
@@ -103,3 +106,9 @@ class Recurred(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     detail: str = ""
     data: dict[str, Any] = {}
+
+
+class Erased(msgspec.Struct, frozen=True, kw_only=True):
+    """The ledger's own `ledger.erased`, as far as an item's table needs it."""
+
+    seq: Whole

@@ -140,7 +140,8 @@ class Items:
     ) -> Claim:
         """As `claim`, and waits for something to claim: for an item's event or the end of a lease.
 
-        Whoever is cancelled while claiming holds nothing: a claim that was written already is given back.
+        A claim that was written before a scope was cancelled is given to the caller all the same, to be released.
+        A task that is cancelled by itself (`asyncio.Task.cancel`) may leave a claim that ends with its lease only.
         """
         return await self._claims.wait(holder, ttl_seconds=ttl_seconds, match=match, parent=parent)
 

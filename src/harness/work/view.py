@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from harness.errors import LedgerError
 from harness.ledger import Event, Statement, Value
-from harness.work.facts import Claimed, Created, DependenciesChanged, Described, Moved, Prioritised
+from harness.work.facts import Claimed, Created, DependenciesChanged, Described, Erased, Moved, Prioritised
 from harness.work.item import PRIORITIES, Item
 from harness.work.transitions import STATUS_AFTER, TERMINAL, Status
 
@@ -77,7 +78,8 @@ _DDL = (
     "CREATE INDEX IF NOT EXISTS items_by_label ON items_labels (name, value, item)",
 )
 
-_INSERT = f"INSERT INTO items ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (id) DO NOTHING"
+_INSERT = f"""INSERT INTO items ({", ".join(_COLUMNS)}) VALUES ({", ".join("?" * len(_COLUMNS))})
+    ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, updated_us = excluded.updated_us"""
 
 _COUNT_WAITING = """waiting = (SELECT COUNT(*) FROM items_depends d LEFT JOIN items n ON n.id = d.needs
     WHERE d.item = items.id AND (n.status IS NULL OR n.status <> 'completed'))"""
@@ -87,7 +89,8 @@ _COUNT_WAITING = """waiting = (SELECT COUNT(*) FROM items_depends d LEFT JOIN it
 class ItemView:
     """Folds the streams `item/…` into `items`, `items_depends` and `items_labels`.
 
-    Erased words read `(erased)`; a state is told by the event's type, so erasing one changes no state.
+    Erased words read `(erased)`, and so do those of another shape. A state is told by the event's type, so erasing
+    one changes no state.
     """
 
     name: str = "items"
@@ -127,7 +130,16 @@ def _id(event: Event) -> str:
 
 
 def _load(event: Event, shape: type[T]) -> T | None:
-    return None if event.erased else event.load(shape)
+    """What the event says; None if it was erased, or if whoever wrote it meant something else.
+
+    One event that nobody can read, imported say, must not keep every item from every reader.
+    """
+    if event.erased:
+        return None
+    try:
+        return event.load(shape)
+    except LedgerError:
+        return None
 
 
 def _json(value: object) -> str:
@@ -228,10 +240,11 @@ def _depends(event: Event) -> list[Statement]:
 
 def _erased(event: Event) -> list[Statement]:
     """The words of the erased event leave the table too."""
-    item, seq = _id(event), event.payload.get("seq")
+    item, fact = _id(event), _load(event, Erased)
     statements = [_set(event, {})]
-    if not isinstance(seq, int):
+    if fact is None:
         return statements
+    seq = fact.seq
     statements += [
         ("UPDATE items SET title = ?, description = '', payload = '{}' WHERE id = ? AND words_seq = ?", (ERASED, item, seq)),
         ("UPDATE items SET reason = ? WHERE id = ? AND moved_seq = ?", (ERASED, item, seq)),
