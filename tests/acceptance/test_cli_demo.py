@@ -75,6 +75,21 @@ def test_several_times_in_a_row(tmp_path: Path) -> None:
     assert all(incident["status"] == "completed" for incident in found["incidents"])
 
 
+def test_two_at_once_do_not_meet(tmp_path: Path) -> None:
+    """Started at the same instant, they choose different ports, and both heal."""
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    both = [
+        subprocess.Popen((*DEMO, "--once", "--json"), env=environment(folder), stdout=subprocess.PIPE, text=True)
+        for folder in folders
+    ]
+
+    ends = [(json.loads(process.communicate(timeout=200)[0].splitlines()[-1]), process.returncode) for process in both]
+
+    assert [(found["ok"], found["leaked"], code) for found, code in ends] == [(True, {"processes": 0, "ports": 0}, 0)] * 2
+
+
 def test_somebody_elses_ports_are_left_alone(tmp_path: Path) -> None:
     """Whoever listens on 8000 and 8001 still does so afterwards, and was never spoken to."""
     held: list[socket.socket] = []

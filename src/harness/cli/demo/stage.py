@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -43,6 +44,7 @@ class Stage:
     service_port: int
     moved: tuple[int, ...] = ()  # the usual ports that somebody else has
     supervisor: Process | None = None
+    claims: list[socket.socket] = field(default_factory=list[socket.socket])  # of the ports, against other demos
     output: bytearray = field(default_factory=bytearray)
 
     @property
@@ -77,14 +79,16 @@ def set_up(*, model: str, raised_limits: bool) -> Stage:
     for problem in missing_parts():
         raise UsageError(problem)
     _check_model(model)
-    web, service = free_port(WEB_PORT), free_port(SERVICE_PORT)
+    claims: list[socket.socket] = []
+    web, service = free_port(WEB_PORT, claims), free_port(SERVICE_PORT, claims)
     moved = tuple(wanted for wanted, got in ((WEB_PORT, web), (SERVICE_PORT, service)) if wanted != got)
     root = Path(tempfile.mkdtemp(prefix="harness-demo-"))
-    stage = Stage(root=root, web_port=web, service_port=service, moved=moved)
+    stage = Stage(root=root, web_port=web, service_port=service, moved=moved, claims=claims)
     try:
         _furnish(stage, model, raised_limits=raised_limits)
     except OSError:
         remove(stage)
+        _let_go(stage)
         raise
     return stage
 
@@ -109,15 +113,28 @@ def _furnish(stage: Stage, model: str, *, raised_limits: bool) -> None:
     stage.home.mkdir(mode=0o700)
 
 
-def free_port(wanted: int) -> int:
-    """The wanted port if nobody has it, else any free one."""
+def free_port(wanted: int, claims: list[socket.socket]) -> int:
+    """The wanted port if nobody has it and no other demo is about to, else any free one."""
     with contextlib.suppress(OSError), socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", wanted))
-        return wanted
+        if _claimed(wanted, claims):
+            return wanted
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _claimed(port: int, claims: list[socket.socket]) -> bool:
+    """Claim a port among the demos of this machine, by a name without a file that goes with its process."""
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(f"\0{_TAG}:{port}")
+    except OSError as problem:
+        claim.close()
+        return problem.errno != errno.EADDRINUSE  # where there are no such names, the port itself has to do
+    claims.append(claim)
+    return True
 
 
 async def start(stage: Stage) -> None:
@@ -149,6 +166,7 @@ async def take_down(stage: Stage, *, hurry: asyncio.Event) -> Leaked:
         await stage.supervisor.stop(grace_seconds=0.0 if hurry.is_set() else 1.0)
     leaked = Leaked(processes=len(find(stage.tag)) + len(_of_home(stage)), ports=_held(stage))
     await _clear_away(stage)
+    _let_go(stage)
     return leaked
 
 
@@ -185,6 +203,12 @@ async def _clear_away(stage: Stage) -> None:
 
     for tag in {found.tag for found in [*find(stage.tag), *find(home_tag(stage.home))]}:
         await end_tagged(tag, grace_seconds=0.0)
+
+
+def _let_go(stage: Stage) -> None:
+    """Other demos may have the ports now."""
+    for claim in stage.claims:
+        claim.close()
 
 
 def remove(stage: Stage) -> None:
