@@ -427,6 +427,23 @@ def test_a_port_that_there_cannot_be_is_told(project: Path, command: str) -> Non
 # Services and checks
 
 
+def test_before_the_first_run_the_lists_show_what_is_declared(project: Path, cli: Cli) -> None:
+    """With and without a ledger; not the built-in demo where nothing is declared."""
+    nothing = cli("services", "list")
+    (project / "harness.toml").write_text(
+        "[services.api]\ncommand = ['sleep', '600']\n[invariants.up]\nquery = 'process:api'\n", encoding="utf-8"
+    )
+    before = [cli(kind, "list", "--json") for kind in ("services", "checks")]
+    cli("init")
+    after = [cli(kind, "list", "--json") for kind in ("services", "checks")]
+
+    assert nothing[0] == 1
+    for listed in (before, after):
+        (services, checks) = [json.loads(out) for _, out, _ in listed]
+        assert [(row["name"], row["state"]) for row in services] == [("api", "not started")]
+        assert [(row["name"], row["target"], row["observed"]) for row in checks] == [("up", "api", "not started")]
+
+
 def test_services_are_listed_as_the_ledger_has_them(cli: Cli, home: Path) -> None:
     """Without a supervisor nobody knows what runs."""
     declared = facts.ServiceDeclared(name="api", command=("python", "-m", "api"), address="127.0.0.1:9000")

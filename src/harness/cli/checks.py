@@ -35,10 +35,10 @@ def list_(
     """
 
     async def work() -> list[Check]:
+        from harness.cli import declared
         from harness.web import overview
 
-        async with reading(home) as store:
-            rows = await overview.checks(store)
+        rows = await declared.recorded_or(home, overview.checks, declared.checks)
         return [row for row in rows if target in ("", row.target, row.name)]
 
     found = execute(work)

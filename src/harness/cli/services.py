@@ -37,10 +37,10 @@ def list_(as_json: Json = False, home: Home = None) -> None:
     """
 
     async def work() -> list[Service]:
+        from harness.cli import declared
         from harness.web import overview
 
-        async with reading(home) as store:
-            return await overview.services(store)
+        return await declared.recorded_or(home, overview.services, declared.services)
 
     found = execute(work)
     if as_json:
