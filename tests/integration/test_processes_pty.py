@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from harness.errors import ProcessError
-from harness.processes import Exit, Process, Size, Spec, adopt, pty, spawn
+from harness.processes import Exit, Process, Size, Spec, adopt, become_subreaper, pty, spawn
 
 
 class Screen:
@@ -31,6 +31,12 @@ class Screen:
             while word not in self.seen:
                 await self._changed.wait()
                 self._changed = anyio.Event()
+
+
+@pytest.fixture(autouse=True)
+def not_a_subreaper() -> None:
+    """Another test of this process may have left it one; then it would reap what these tests reap themselves."""
+    become_subreaper(enabled=False)
 
 
 @pytest.fixture(params=["setsid", "fork"])

@@ -28,7 +28,7 @@ SLOW_SECONDS = 0.6
 _MAX_KEYS = 10_000
 _HEAD_BYTES = 16_384
 _IDLE_SECONDS = 30.0
-_DRAIN_SECONDS = 1.0  # how long an accepted connection may take to send its first request once the end has begun
+_DRAIN_SECONDS = 3.0  # how long an accepted connection may take to send its first request once the end has begun
 _REASONS = {
     200: "OK",
     400: "Bad Request",
