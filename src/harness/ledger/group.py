@@ -92,13 +92,17 @@ class GroupCommit:
         self._thread: threading.Thread | None = None
 
     def submit(self, work: Work) -> asyncio.Future[object]:
-        """Queue work for the flush at the end of this tick."""
+        """Queue work for the flush at the end of this tick, or write it at once where nobody seems to join."""
         loop = asyncio.get_running_loop()
         entry = Entry(work, loop, awaited=False)
         future = entry.wake()
         with self._lock:
-            if self._queue_up(entry):
+            leads = self._queue_up(entry)
+            hasty = leads and self._in_haste()
+            if leads and not hasty:
                 self._handle = loop.call_soon(self._flush)
+        if hasty:
+            self._flush()
         return future
 
     async def put(self, work: Work) -> object:
@@ -113,9 +117,8 @@ class GroupCommit:
             future = None if leads else entry.wake()
         if future is not None:
             return await future
-        self._hasty = (self._hasty + 1) % _LOOK_ROUND if self._alone else 0
         try:
-            if not self._hasty:
+            if not self._in_haste():
                 await asyncio.sleep(0)
         finally:  # also when cancelled: what is queued is written
             self._flush()
@@ -124,6 +127,11 @@ class GroupCommit:
         if entry.error is not None:
             raise entry.error
         return entry.result
+
+    def _in_haste(self) -> bool:
+        """Whether not to wait for others this time, since nobody came the last time."""
+        self._hasty = (self._hasty + 1) % _LOOK_ROUND if self._alone else 0
+        return self._hasty > 0
 
     def _queue_up(self, entry: Entry) -> bool:
         """Add to the queue; gives whether the caller must see to the flush. Called with the lock held."""
@@ -144,8 +152,7 @@ class GroupCommit:
             self._handle = None
             if self._threaded or not self._queue:
                 return
-            awaited = sum(entry.awaited for entry in self._queue)
-            inline = awaited <= 1 or self._blocked_seconds < _SLOW_SECONDS
+            inline = len(self._queue) <= 1 or self._blocked_seconds < _SLOW_SECONDS
             try:
                 inside = inline and self._gate.try_enter()
             except OSError:
@@ -154,7 +161,7 @@ class GroupCommit:
                 self._to_thread()
                 return
             entries, self._queue = self._queue, []
-            self._alone = awaited <= 1
+            self._alone = len(entries) <= 1
         try:
             self._timed_commit(entries)
         finally:
