@@ -116,7 +116,8 @@ async def test_what_died_meanwhile_is_evidence_and_is_started_again(world: World
         await world.wait_for("it", "service.ready")
         await killed(world, first)
     for pid in world.left():
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may end by itself just now
+            os.kill(pid, signal.SIGKILL)
     async with world.supervised(*services):
         exited = (await world.wait_for("it", "service.exited")).load(facts.ServiceExited)
 
@@ -240,7 +241,8 @@ async def test_killed_at_random_times_it_loses_and_repeats_nothing(world: World)
             await killed(world, process)
             if chance.random() < 0.4:
                 for pid in world.left():
-                    os.kill(pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):  # it may end by itself just now
+                        os.kill(pid, signal.SIGKILL)
     async with world.supervised(*services, envelope=world.automatic("it")) as supervisor:
         for action_id in actions:
             await world.ended("it", action_id)
