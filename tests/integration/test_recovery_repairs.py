@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncGenerator
@@ -209,7 +210,12 @@ async def test_an_injected_fault_is_not_told(world: Any) -> None:
     web, envelope = world.service("web"), world.automatic("web")
     async with world.supervised(web, envelope=envelope):
         await world.chaos("hang", "web")
-        seen = await Evidence(world.store, world.declared(web, envelope=envelope), world.home).service("web")
+        evidence = Evidence(world.store, world.declared(web, envelope=envelope), world.home)
+        seen = await evidence.service("web")
+        async with asyncio.timeout(10):  # the fault is recorded first, so that it is healed whatever happens; then it is done
+            while seen["process"]["state"] != "stopped by a signal":
+                await asyncio.sleep(0.01)
+                seen = await evidence.service("web")
 
     assert seen["process"]["state"] == "stopped by a signal"
     assert "chaos" not in str(seen)
