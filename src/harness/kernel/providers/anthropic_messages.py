@@ -13,14 +13,12 @@ import msgspec
 from harness.errors import ModelError
 from harness.kernel.ports import Message, ModelRequest, ModelResult, Native, StopReason, ToolCall, Usage
 from harness.kernel.providers.calling import (
-    DEFAULT_TIMEOUT_SECONDS,
-    SDKClient,
     answered,
     asked_target,
-    chosen_model,
     decoded,
     refuse_options,
 )
+from harness.kernel.providers.sdk_port import SDKPort
 
 KIND = "anthropic"
 DEFAULT_MAX_TOKENS = 16_000  # the API wants a number; this much fits a call that does not stream
@@ -52,38 +50,6 @@ class _Answer(msgspec.Struct):
     model: str = ""
     stop_reason: str | None = None
     usage: _Usage = msgspec.field(default_factory=_Usage)
-
-
-class AnthropicPort:
-    """A model of Anthropic's, or of any server that speaks its Messages API. See `ModelPort` for the promises.
-
-    Credentials and address come from the arguments, else from the environment as the SDK reads it
-    (`ANTHROPIC_API_KEY`, `ANTHROPIC_BASE_URL`, …). `timeout_seconds` limits a call that names no timeout.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        *,
-        api_key: str | None = None,
-        base_url: str | None = None,
-        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
-    ) -> None:
-        self.model = model
-        self._client = SDKClient(
-            kind=KIND, sdk="anthropic", factory="AsyncAnthropic", api_key=api_key, base_url=base_url,
-            key_variables=("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_PROFILE", "ANTHROPIC_IDENTITY_TOKEN",
-                           "ANTHROPIC_IDENTITY_TOKEN_FILE"),
-            timeout_seconds=timeout_seconds,
-        )  # fmt: skip
-
-    async def complete(self, request: ModelRequest) -> ModelResult:
-        body = body_of(request, chosen_model(request.model, self.model, KIND))
-        return result_of(await self._client.post("messages", body, request.options.timeout), request)
-
-    async def close(self) -> None:
-        """Close the connections. Idempotent."""
-        await self._client.close()
 
 
 def body_of(request: ModelRequest, model: str) -> dict[str, Any]:
@@ -199,3 +165,21 @@ def result_of(body: bytes, request: ModelRequest) -> ModelResult:
         model=answer.model,
         native=Native(provider=KIND, blocks=tuple(answer.content)) if keep else None,
     )  # fmt: skip
+
+
+class AnthropicPort(SDKPort):
+    """A model of Anthropic's, or of any server that speaks its Messages API. See `SDKPort`."""
+
+    KIND = KIND
+    SDK = "anthropic"
+    FACTORY = "AsyncAnthropic"
+    KEY_VARIABLES = (
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        "ANTHROPIC_PROFILE",
+        "ANTHROPIC_IDENTITY_TOKEN",
+        "ANTHROPIC_IDENTITY_TOKEN_FILE",
+    )
+    RESOURCE = "messages"
+    body_of = staticmethod(body_of)
+    result_of = staticmethod(result_of)

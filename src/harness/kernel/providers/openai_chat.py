@@ -11,7 +11,8 @@ import msgspec
 
 from harness.errors import ModelMalformed
 from harness.kernel.ports import Message, ModelRequest, ModelResult, StopReason, ToolCall, Usage
-from harness.kernel.providers.calling import DEFAULT_TIMEOUT_SECONDS, SDKClient, answered, asked_target, chosen_model, decoded
+from harness.kernel.providers.calling import answered, asked_target, decoded
+from harness.kernel.providers.sdk_port import SDKPort
 
 KIND = "openai-chat"
 _STOP: dict[str, StopReason] = {
@@ -56,36 +57,6 @@ class _Answer(msgspec.Struct):
     choices: list[_Choice]
     model: str = ""
     usage: _Usage | None = None
-
-
-class OpenAIChatPort:
-    """A model behind the Chat Completions API, OpenAI's or any other's. See `ModelPort` for the promises.
-
-    Credentials and address come from the arguments, else from the environment as the SDK reads it
-    (`OPENAI_API_KEY`, `OPENAI_BASE_URL`, …). `timeout_seconds` limits a call that names no timeout.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        *,
-        api_key: str | None = None,
-        base_url: str | None = None,
-        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
-    ) -> None:
-        self.model = model
-        self._client = SDKClient(
-            kind=KIND, sdk="openai", factory="AsyncOpenAI", key_variables=("OPENAI_API_KEY", "OPENAI_ADMIN_KEY"),
-            api_key=api_key, base_url=base_url, timeout_seconds=timeout_seconds,
-        )  # fmt: skip
-
-    async def complete(self, request: ModelRequest) -> ModelResult:
-        body = body_of(request, chosen_model(request.model, self.model, KIND))
-        return result_of(await self._client.post("chat.completions", body, request.options.timeout), request)
-
-    async def close(self) -> None:
-        """Close the connections. Idempotent."""
-        await self._client.close()
 
 
 def body_of(request: ModelRequest, model: str) -> dict[str, Any]:
@@ -156,3 +127,15 @@ def _usage(used: _Usage | None) -> Usage:
         input_tokens=max(0, used.prompt_tokens - read - written), output_tokens=used.completion_tokens,
         cache_read_tokens=read, cache_write_tokens=written,
     )  # fmt: skip
+
+
+class OpenAIChatPort(SDKPort):
+    """A model behind the Chat Completions API, OpenAI's or any other's. See `SDKPort`."""
+
+    KIND = KIND
+    SDK = "openai"
+    FACTORY = "AsyncOpenAI"
+    KEY_VARIABLES = ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY")
+    RESOURCE = "chat.completions"
+    body_of = staticmethod(body_of)
+    result_of = staticmethod(result_of)

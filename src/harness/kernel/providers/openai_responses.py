@@ -14,15 +14,13 @@ import msgspec
 from harness.errors import ModelError, ModelUnavailable
 from harness.kernel.ports import Message, ModelRequest, ModelResult, Native, StopReason, ToolCall, Usage
 from harness.kernel.providers.calling import (
-    DEFAULT_TIMEOUT_SECONDS,
-    SDKClient,
     answered,
     asked_target,
-    chosen_model,
     decoded,
     one_line,
     refuse_options,
 )
+from harness.kernel.providers.sdk_port import SDKPort
 
 KIND = "openai"
 _REASONS = re.compile(r"(?:o\d|gpt-(?:[5-9]|\d\d))")  # others refuse to be asked for encrypted reasoning
@@ -71,36 +69,6 @@ class _Answer(msgspec.Struct):
     error: _Error | None = None
     incomplete_details: _Incomplete | None = None
     usage: _Usage | None = None
-
-
-class OpenAIResponsesPort:
-    """A model of OpenAI's, or of any server that speaks its Responses API. See `ModelPort` for the promises.
-
-    Credentials and address come from the arguments, else from the environment as the SDK reads it
-    (`OPENAI_API_KEY`, `OPENAI_BASE_URL`, …). `timeout_seconds` limits a call that names no timeout.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        *,
-        api_key: str | None = None,
-        base_url: str | None = None,
-        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
-    ) -> None:
-        self.model = model
-        self._client = SDKClient(
-            kind=KIND, sdk="openai", factory="AsyncOpenAI", key_variables=("OPENAI_API_KEY", "OPENAI_ADMIN_KEY"),
-            api_key=api_key, base_url=base_url, timeout_seconds=timeout_seconds,
-        )  # fmt: skip
-
-    async def complete(self, request: ModelRequest) -> ModelResult:
-        body = body_of(request, chosen_model(request.model, self.model, KIND))
-        return result_of(await self._client.post("responses", body, request.options.timeout), request)
-
-    async def close(self) -> None:
-        """Close the connections. Idempotent."""
-        await self._client.close()
 
 
 def body_of(request: ModelRequest, model: str) -> dict[str, Any]:
@@ -206,3 +174,15 @@ def _native(items: list[_Item], output: list[dict[str, Any]]) -> Native | None:
         return None
     kept = [raw for item, raw in zip(items, output, strict=True) if item.type != "reasoning" or item.encrypted_content]
     return Native(provider=KIND, blocks=tuple(kept))
+
+
+class OpenAIResponsesPort(SDKPort):
+    """A model of OpenAI's, or of any server that speaks its Responses API. See `SDKPort`."""
+
+    KIND = KIND
+    SDK = "openai"
+    FACTORY = "AsyncOpenAI"
+    KEY_VARIABLES = ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY")
+    RESOURCE = "responses"
+    body_of = staticmethod(body_of)
+    result_of = staticmethod(result_of)
