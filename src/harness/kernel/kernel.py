@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from harness.errors import KernelError, NotFound, PolicyDenied, UsageError
-from harness.kernel import records
+from harness.errors import NotFound, UsageError
 from harness.kernel.artifacts import Artifacts
 from harness.kernel.identity import current_scope, step_id, step_scope
 from harness.kernel.lifecycle import Lifecycle
@@ -18,8 +17,10 @@ from harness.kernel.model_step import ModelSteps
 from harness.kernel.outputs import output_type
 from harness.kernel.policy import KernelPolicy
 from harness.kernel.ports import ModelCallOptions, ModelPort, OutputSchema, RiskLevel, ToolDefinition
-from harness.kernel.results import ModelInput, RunHandle, RunStatus, StepModelResult, StepRecord, StepToolResult
-from harness.kernel.runs import Entry, RunState, stream_of
+from harness.kernel.record_methods import RecordMethods
+from harness.kernel.results import ModelInput, StepModelResult, StepToolResult
+from harness.kernel.run_methods import RunMethods
+from harness.kernel.runs import Entry, RunState
 from harness.kernel.steps import Steps
 from harness.kernel.tenant import TenantContext
 from harness.kernel.tool_call import ToolAsk, ToolCalls
@@ -27,7 +28,7 @@ from harness.kernel.tool_step import ToolSteps
 from harness.kernel.tools import OnUnknown, Tool, ToolRegistry, canonical_arguments
 from harness.kernel.toolsets import Toolsets
 from harness.kernel.unknown import Outcome, Unknowns
-from harness.ledger import Event, Store
+from harness.ledger import Store
 
 if TYPE_CHECKING:
     from harness.people import Questions
@@ -35,10 +36,9 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DEFAULT_OPTIONS = ModelCallOptions()
-_PAGE = 500
 
 
-class Kernel:
+class Kernel(RunMethods, RecordMethods):
     """Executes steps of runs, records them, and gives recorded ones back without executing them again.
 
     `middleware` runs in a fixed order whatever order is given; `tool_port` is a `ToolRegistry` or has a method
@@ -79,11 +79,6 @@ class Kernel:
             self._people = Questions(self._store)
         return self._people
 
-    @property
-    def store(self) -> Store:
-        """The ledger that the kernel writes to."""
-        return self._store
-
     async def __aenter__(self) -> Self:
         return self
 
@@ -102,40 +97,6 @@ class Kernel:
         close = getattr(self._port, "close", None)
         if close is not None:
             await close()
-
-    def _open(self) -> None:
-        if self._closed:
-            raise KernelError("this kernel is closed; make another one")
-
-    # Runs
-
-    async def start_run(self, *, tenant: TenantContext, run_id: str | None = None, parent_run: str | None = None) -> RunHandle:
-        """Begin a run; without an id it gets one. `parent_run` is the run that caused it. Raises `RunExists`."""
-        self._open()
-        return await self._lifecycle.start(tenant, run_id, parent_run)
-
-    async def load_run(self, *, run_id: str) -> RunHandle:
-        """Begin a new pass over a run that exists: steps without a key are counted from the first again.
-
-        The run is read and verified once. Raises `NotFound`, `Unproven`.
-        """
-        self._open()
-        known = run_id in self._steps.runs
-        run = await self._steps.open(run_id)
-        if known and not run.held:
-            await self._steps.leases.catch_up(run)
-        self._steps.passes.pop(run_id, None)
-        return RunHandle(run_id=run_id, tenant_id=run.tenant_id, parent_run=run.parent_run)
-
-    async def open_run(self, *, tenant: TenantContext, run_id: str, parent_run: str | None = None) -> RunHandle:
-        """Start the run, or go on with it if it exists; does not begin a new pass over it."""
-        self._open()
-        if await self._store.head(stream_of(run_id)) is None:
-            with contextlib.suppress(KernelError):
-                return await self.start_run(tenant=tenant, run_id=run_id, parent_run=parent_run)
-        run = await self._steps.open(run_id)
-        self._steps.check_tenant(run, tenant)
-        return RunHandle(run_id=run_id, tenant_id=run.tenant_id, parent_run=run.parent_run)
 
     def scope(self, name: str) -> contextlib.AbstractContextManager[tuple[str, ...]]:
         """Steps called inside have their own keys and are counted by themselves. Scopes nest, also over tasks."""
@@ -345,117 +306,6 @@ class Kernel:
                 for decision in decisions
             ],
         }
-
-    # What happened
-
-    async def get_events(self, *, run_id: str) -> tuple[Event, ...]:
-        """Every event of a run, in order. Raises `NotFound`."""
-        events = await self._store.read(stream_of(run_id))
-        if not events:
-            raise NotFound(f"no run {run_id!r} in {self._store.location}")
-        return tuple(events)
-
-    async def get_steps(self, *, run_id: str) -> tuple[StepRecord, ...]:
-        """Every step of a run, with what was asked and how it ended, in the order of their beginnings."""
-        from harness.kernel.history import tell
-
-        return tell(await self.get_events(run_id=run_id))
-
-    async def stream_events(self, *, run_id: str, since_seq: int = 0, follow: bool = False) -> AsyncGenerator[Event]:
-        """A run's events after `since_seq`; with `follow` also those that come, pushed. Raises `NotFound`."""
-        stream = stream_of(run_id)
-        if await self._store.head(stream) is None:
-            raise NotFound(f"no run {run_id!r} in {self._store.location}")
-        tail = await self._store.tail()
-        while True:
-            events = await self._store.read(stream, after=since_seq, limit=_PAGE)
-            for event in events:
-                since_seq = event.seq
-                yield event
-            if len(events) < _PAGE:
-                break
-        if follow:
-            async with contextlib.aclosing(self._store.follow(after=tail, streams=(stream,))) as news:
-                async for event in news:
-                    if event.stream == stream and event.seq > since_seq:
-                        since_seq = event.seq
-                        yield event
-
-    async def get_run_status(self, *, run_id: str) -> RunStatus:
-        """Where a run stands, in O(1). Raises `NotFound`, `Unproven`."""
-        return await self._lifecycle.status(run_id)
-
-    async def list_active_runs(self, *, tenant_id: str | None = None) -> tuple[RunStatus, ...]:
-        """The runs that are not over, the oldest first, by index."""
-        return tuple(await self._lifecycle.active(tenant_id))
-
-    # Life of a run
-
-    async def pause(self, *, run_id: str, tenant: TenantContext | None = None, reason: str = "", context: Any = None) -> int:
-        """Let no further step be executed until `resume`; steps at work end. Gives the event's sequence."""
-        return await self._change(run_id, tenant, records.RUN_PAUSED, reason=reason, context=context)
-
-    async def resume(
-        self, *, run_id: str, tenant: TenantContext | None = None, human_input: Any = None, reason: str = ""
-    ) -> int:
-        """Let a paused run go on, with what the human said; `get_human_input` reads it."""
-        return await self._change(run_id, tenant, records.RUN_RESUMED, reason=reason, human_input=human_input)
-
-    async def get_human_input(self, *, run_id: str) -> Any:
-        """What the human said when the run was resumed last; None if nothing was said since another change."""
-        return await self._lifecycle.human_input(run_id)
-
-    async def block_run(self, *, run_id: str, tenant: TenantContext | None = None, reason: str = "") -> int:
-        """Let no further step be executed until `unblock_run`, because something is missing."""
-        return await self._change(run_id, tenant, records.RUN_BLOCKED, reason=reason)
-
-    async def unblock_run(self, *, run_id: str, tenant: TenantContext | None = None, reason: str = "") -> int:
-        """What was missing is there."""
-        return await self._change(run_id, tenant, records.RUN_UNBLOCKED, reason=reason)
-
-    async def cancel_run(self, *, run_id: str, tenant: TenantContext | None = None, reason: str = "") -> int:
-        """End a run for good: nothing more is executed. Steps at work end and are recorded."""
-        return await self._change(run_id, tenant, records.RUN_CANCELLED, reason=reason)
-
-    async def finish_run(
-        self, *, run_id: str, tenant: TenantContext | None = None, failed: bool = False, reason: str = ""
-    ) -> int:
-        """Say that a run is over because it has done what it was for, or has failed."""
-        return await self._change(run_id, tenant, records.RUN_FAILED if failed else records.RUN_COMPLETED, reason=reason)
-
-    async def _change(self, run_id: str, tenant: TenantContext | None, type_: str, *, reason: str, **more: Any) -> int:
-        self._open()
-        if tenant is not None and (await self._lifecycle.status(run_id)).tenant_id != tenant.tenant_id:
-            raise PolicyDenied(f"run {run_id!r} does not belong to tenant {tenant.tenant_id!r}")
-        return await self._lifecycle.change(run_id, type_, reason=reason, by=self._store.actor, **more)
-
-    # What a run leaves
-
-    async def set_artifact(
-        self, *, run_id: str, tenant: TenantContext, key: str, value: Any, schema_version: str | None = None
-    ) -> int:
-        """Record a new version of an artifact; gives its sequence. Raises `TypeError` for what is no JSON."""
-        self._open()
-        return await self._artifacts.set(run_id, tenant, key, value, schema_version)
-
-    async def get_artifact(self, *, run_id: str, key: str) -> Any:
-        """The newest version of an artifact, verified; None if there is none."""
-        return await self._artifacts.get(run_id, key)
-
-    async def list_artifacts(self, *, run_id: str) -> tuple[str, ...]:
-        """The names of a run's artifacts."""
-        return tuple(await self._artifacts.keys(run_id))
-
-    async def append_run_summary(
-        self, *, run_id: str, tenant: TenantContext, summary_type: str, summary: Any, step_key: str | None = None
-    ) -> int:
-        """Record a summary; gives its sequence. Raises `TypeError` for what is no JSON."""
-        self._open()
-        return await self._artifacts.append_summary(run_id, tenant, summary_type, summary, step_key)
-
-    async def get_latest_run_summary(self, *, run_id: str, summary_type: str) -> Any:
-        """The newest summary of this type; None if there is none."""
-        return await self._artifacts.latest_summary(run_id, summary_type)
 
 
 def _scope(parent_step_key: str | None) -> tuple[str, ...]:

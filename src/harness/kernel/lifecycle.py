@@ -50,6 +50,7 @@ class Lifecycle:
         token = lease.token + 1 if lease else 1
         started = RunStarted(
             tenant_id=tenant.tenant_id, holder=self._steps.leases.name, token=token, parent_run=parent_run,
+            root_run=None if parent_run is None else await self._root_of(parent_run),
             capabilities=tuple(sorted(tenant.capabilities)), budget_usd_limit=tenant.budget_usd_limit,
         )  # fmt: skip
         event = Draft(type=records.RUN_STARTED, payload=started, key=records.STATUS_KEY, tenant=tenant.tenant_id)
@@ -63,7 +64,16 @@ class Lifecycle:
         self._steps.leases.taken(run, token)
         self._steps.keep(run)
         self._steps.passes.pop(run_id, None)
-        return RunHandle(run_id=run_id, tenant_id=tenant.tenant_id, parent_run=parent_run)
+        return handle_of(run)
+
+    async def _root_of(self, run_id: str) -> str:
+        known = self._steps.runs.get(run_id)
+        if known is not None:
+            return known.root_run
+        first = await self._store.event(stream_of(run_id), 1)
+        if first is None or first.erased:
+            return run_id
+        return checked(first).load(RunStarted).root_run or run_id
 
     async def change(
         self, run_id: str, type_: str, *, reason: str = "", by: str = "", context: Any = None, human_input: Any = None
@@ -139,6 +149,11 @@ class Lifecycle:
             *(() if tenant_id is None else (tenant_id,)),
         )  # fmt: skip
         return [str(row[0]) for row in rows]
+
+
+def handle_of(run: RunState) -> RunHandle:
+    """What a caller gets for a run."""
+    return RunHandle(run_id=run.run_id, tenant_id=run.tenant_id, parent_run=run.parent_run, root_run=run.root_run)
 
 
 def _nameable(run_id: str) -> bool:

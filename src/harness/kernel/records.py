@@ -60,7 +60,8 @@ class RunStarted(Record, frozen=True, kw_only=True):
     token: int
     capabilities: tuple[str, ...] = ()
     budget_usd_limit: float | None = None
-    parent_run: str | None = None
+    parent_run: str | None = None  # what caused it
+    root_run: str | None = None  # the first of its tree, which shares budgets and quotas; None: itself
 
 
 class RunAcquired(Record, frozen=True, kw_only=True):

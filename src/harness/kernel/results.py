@@ -100,6 +100,7 @@ class RunHandle(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     tenant_id: str
     parent_run: str | None = None
+    root_run: str = ""  # the first of the tree of runs it belongs to; itself if nobody caused it
 
 
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -74,6 +74,7 @@ class RunState:
         self.lease = f"run/{run_id}"
         self.tenant_id = ""
         self.parent_run: str | None = None
+        self.root_run = run_id
         self.seen = 0
         self.steps: dict[str, Entry] = {}
         self.slice = Slice()
@@ -161,6 +162,7 @@ class RunState:
                 started = event.load(RunStarted)
                 self.token = max(self.token, started.token)
                 self.parent_run = started.parent_run
+                self.root_run = started.root_run or self.run_id
 
     # The lease
 
