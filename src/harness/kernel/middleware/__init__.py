@@ -1,0 +1,52 @@
+"""Middleware: what may change, refuse and watch the calls of a kernel. Import from here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.kernel.middleware.base import (
+        CAPABILITY,
+        CUSTOM,
+        HOOKS,
+        QUOTA,
+        SAFETY,
+        SCRUB,
+        KernelMiddleware,
+        ModelInvocation,
+    )
+    from harness.kernel.middleware.capability import CapabilityGuardMiddleware
+    from harness.kernel.middleware.stack import Stack
+
+_HOME = {
+    "CAPABILITY": "base",
+    "CUSTOM": "base",
+    "HOOKS": "base",
+    "QUOTA": "base",
+    "SAFETY": "base",
+    "SCRUB": "base",
+    "CapabilityGuardMiddleware": "capability",
+    "KernelMiddleware": "base",
+    "ModelInvocation": "base",
+    "Stack": "stack",
+}
+
+__all__ = [
+    "CAPABILITY",
+    "CUSTOM",
+    "HOOKS",
+    "QUOTA",
+    "SAFETY",
+    "SCRUB",
+    "CapabilityGuardMiddleware",
+    "KernelMiddleware",
+    "ModelInvocation",
+    "Stack",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

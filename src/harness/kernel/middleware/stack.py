@@ -1,0 +1,130 @@
+"""The middleware of one kernel in its order, and the calls of its hooks.
+
+Whatever order is given: scrubbing, quota, capability guard, safety policy, then custom ones as they came. A hook
+that raises refuses the step; the kernel records that before the exception leaves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+from harness.errors import UsageError
+from harness.kernel.middleware.base import CUSTOM, HOOKS, KernelMiddleware, ModelInvocation
+from harness.kernel.ports import Message
+
+
+class Stack:
+    """Middleware in its order, with only the hooks that do something."""
+
+    def __init__(self, middleware: Iterable[Any] = ()) -> None:
+        self.items: Sequence[Any] = sorted(_listed(middleware), key=lambda item: getattr(item, "rank", CUSTOM))
+        self._prepare_model = self._hooks("prepare_model")
+        self._before_model = self._hooks("before_model")
+        self._after_model = self._hooks("after_model")
+        self._prepare_tool_request = self._hooks("prepare_tool_request")
+        self._prepare_tool_result = self._hooks("prepare_tool_result")
+        self.prepares_models = bool(self._prepare_model)
+        self.admits_models = bool(self._before_model)
+        self.watches_models = bool(self._after_model)
+        self.prepares_tools = bool(self._prepare_tool_request)
+        self.prepares_results = bool(self._prepare_tool_result)
+
+    def _hooks(self, name: str) -> list[Any]:
+        idle = getattr(KernelMiddleware, name)
+        hooks = [getattr(item, name, None) for item in self.items]
+        return [hook for hook in hooks if hook is not None and getattr(hook, "__func__", hook) is not idle]
+
+    async def prepare_model(self, invocation: ModelInvocation) -> ModelInvocation:
+        for hook in self._prepare_model:
+            before = invocation
+            invocation = _kept(await _done(hook(invocation)), hook)
+            if invocation.prompt != before.prompt and invocation.messages == before.messages:
+                invocation = dataclasses.replace(invocation, messages=reworded(invocation.messages, invocation.prompt))
+        return invocation
+
+    async def before_model(self, **kwargs: Any) -> None:
+        for hook in self._before_model:
+            await _done(hook(**kwargs))
+
+    async def after_model(self, **kwargs: Any) -> None:
+        for hook in self._after_model:
+            await _done(hook(**kwargs))
+
+    async def prepare_tool_request(self, *, arguments_json: str, **kwargs: Any) -> str:
+        for hook in self._prepare_tool_request:
+            arguments_json = _text(await _done(hook(arguments_json=arguments_json, **kwargs)), hook, "arguments_json")
+        return arguments_json
+
+    async def prepare_tool_result(self, *, result_json: str, **kwargs: Any) -> str:
+        for hook in self._prepare_tool_result:
+            result_json = _text(await _done(hook(result_json=result_json, **kwargs)), hook, "result_json")
+        return result_json
+
+
+def _listed(middleware: Iterable[Any]) -> list[Any]:
+    """What was given, if all of it is middleware. Raises `UsageError` naming what is not."""
+    if isinstance(middleware, str) or not isinstance(cast("object", middleware), Iterable):
+        raise UsageError(
+            f"middleware is a list of middleware objects, not {type(middleware).__name__}: write [{_told(middleware)}]"
+        )
+    listed = list(middleware)
+    for item in listed:
+        if isinstance(item, type):
+            raise UsageError(f"middleware {item.__name__} is a class; give an object: {item.__name__}()")
+        if isinstance(item, KernelMiddleware):
+            continue
+        hooks = [name for name in HOOKS if getattr(item, name, None) is not None]
+        if not hooks:
+            raise UsageError(f"{_told(item)} is no middleware: it has none of the hooks {', '.join(HOOKS)}")
+        for name in hooks:
+            if not callable(getattr(item, name)):
+                raise UsageError(f"{_told(item)}.{name} is no method, so it is no hook")
+    return listed
+
+
+def _told(item: object) -> str:
+    return f"{type(item).__name__}(…)"
+
+
+async def _done(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+def _named(hook: Any) -> str:
+    return getattr(hook, "__qualname__", None) or f"{type(hook).__name__}(…)"
+
+
+def _kept(invocation: Any, hook: Any) -> ModelInvocation:
+    if not isinstance(invocation, ModelInvocation):
+        raise TypeError(f"{_named(hook)} must give back a ModelInvocation, not {type(invocation).__name__}")
+    wrong = _wrong_part(invocation)
+    if wrong:
+        raise TypeError(f"{_named(hook)} gave back a ModelInvocation whose {wrong}")
+    return invocation
+
+
+def _wrong_part(invocation: ModelInvocation) -> str:
+    prompt, messages = cast("object", invocation.prompt), cast("object", invocation.messages)
+    if not isinstance(prompt, str):
+        return f"prompt is {type(prompt).__name__} and no text"
+    if not isinstance(messages, tuple) or not all(isinstance(each, Message) for each in cast("tuple[object, ...]", messages)):
+        return "messages are no tuple of Message"
+    return ""
+
+
+def _text(given: object, hook: Any, name: str) -> str:
+    """What a hook gave back, if it is a text. Raises `TypeError` naming the hook."""
+    if not isinstance(given, str):
+        raise TypeError(f"{_named(hook)} must give back {name} as text, not {type(given).__name__}")
+    return given
+
+
+def reworded(messages: tuple[Message, ...], prompt: str) -> tuple[Message, ...]:
+    """The messages with another newest user text."""
+    for index in range(len(messages) - 1, -1, -1):
+        if messages[index].role == "user":
+            return (*messages[:index], Message.user(prompt), *messages[index + 1 :])
+    return (*messages, Message.user(prompt))
