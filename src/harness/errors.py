@@ -26,6 +26,7 @@ A message says what happened, with which values, and what to do next; fields are
     │   ├── StepRejected            refused before execution: arguments, capability, policy
     │   │   ├── CapabilityDenied    the tenant lacks the capability
     │   │   ├── PolicyDenied        a policy or a person said no
+    │   │   ├── ToolRejected        the tool itself refuses, and has done nothing
     │   │   └── BudgetExceeded      the reservation does not fit the budget
     │   ├── StepFailed              the step ran and failed
     │   ├── OutcomeUnknown          a side effect may or may not have happened: reconcile it
@@ -192,6 +193,10 @@ class ReplayConsistencyError(KernelError):
 
 class StepRejected(KernelError):
     """A step was refused before it was executed; nothing has happened."""
+
+
+class ToolRejected(StepRejected):
+    """Raised by a tool before it has done anything: these arguments, or the world as it is, do not allow it."""
 
 
 class CapabilityDenied(StepRejected):

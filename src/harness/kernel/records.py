@@ -21,6 +21,7 @@ RUN_UNBLOCKED = "run.unblocked"
 RUN_CANCELLED = "run.cancelled"
 RUN_COMPLETED = "run.completed"
 RUN_FAILED = "run.failed"
+RUN_REOPENED = "run.reopened"  # there is more to do in a completed run
 STEP_STARTED = "step.started"  # an intent, if the step has a side effect
 STEP_COMPLETED = "step.completed"
 STEP_FAILED = "step.failed"
@@ -38,7 +39,7 @@ SUMMARY_APPENDED = "summary.appended"
 STATUS_KEY = "status"  # the key of every event that changes a run's status
 
 Kind = Literal["model", "tool"]
-Reason = Literal["arguments", "unknown_tool", "capability", "policy", "budget", "middleware"]
+Reason = Literal["arguments", "unknown_tool", "capability", "policy", "budget", "middleware", "tool"]
 
 
 NOTHING: Final = msgspec.Raw(b"")

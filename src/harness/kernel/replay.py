@@ -16,6 +16,7 @@ from harness.errors import (
     ReplayConsistencyError,
     StepFailed,
     StepRejected,
+    ToolRejected,
     Unproven,
 )
 from harness.kernel import records
@@ -36,6 +37,7 @@ _REJECTIONS: dict[str, type[StepRejected]] = {
     "policy": PolicyDenied,
     "budget": BudgetExceeded,
     "middleware": StepRejected,
+    "tool": ToolRejected,
 }
 
 

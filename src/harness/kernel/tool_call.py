@@ -10,7 +10,7 @@ from typing import Any, Literal
 import anyio
 import msgspec
 
-from harness.errors import CapabilityDenied, HarnessError, OutcomeUnknown, StepFailed, StepRejected
+from harness.errors import CapabilityDenied, HarnessError, OutcomeUnknown, StepFailed, StepRejected, ToolRejected
 from harness.kernel import matching, records, replay
 from harness.kernel.middleware import Stack
 from harness.kernel.records import Reason, Recorded, StepEnded, StepStarted, StepUnknown
@@ -38,6 +38,7 @@ class ToolAsk:
     timeout: float | None = None
     parent: str | None = None
     replay_rejections: bool = False
+    retry_failed: bool = False
     arguments_json: bytes = b"{}"
     input: str = ""
 
@@ -148,6 +149,10 @@ class ToolCalls:
         try:
             call = self.run(run, ask, tool, bound, context=self.context(run, ask, key, attempt))
             result = await announcement.during(call)
+        except ToolRejected as error:
+            announcement.close()
+            await self.reject(run, ask, "tool", error)
+            raise
         except Exception as error:
             announced = announcement.close()
             await self._fail(
@@ -192,6 +197,9 @@ class ToolCalls:
         except _Unknown as error:
             await self.unknown(run, ask, attempt, error.why, str(error))
             raise OutcomeUnknown(f"{ask.name}: {error}; whether it happened is unknown, reconcile step {ask.step!r}") from error
+        except ToolRejected as error:
+            await self.reject(run, ask, "tool", error)
+            raise
         except Exception as error:
             await self._fail(run, ask, attempt, error)
             raise self._failure(ask, error) from error

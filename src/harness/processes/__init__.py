@@ -9,8 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from harness.processes.capturing import Captured, capture
     from harness.processes.environment import clean_env
     from harness.processes.identity import Identity
+    from harness.processes.limits import Limits
     from harness.processes.log import Chunk, Line, LogReader
     from harness.processes.output import Lines
     from harness.processes.process import Exit, Process
@@ -23,13 +25,16 @@ if TYPE_CHECKING:
 _HOME = {
     "adopt": "starting",
     "become_subreaper": "reaper",
+    "Captured": "capturing",
     "Chunk": "log",
+    "capture": "capturing",
     "clean_env": "environment",
     "end_tagged": "tree",
     "Exit": "process",
     "find": "tree",
     "Found": "tree",
     "Identity": "identity",
+    "Limits": "limits",
     "Line": "log",
     "Lines": "output",
     "LogReader": "log",
@@ -42,10 +47,12 @@ _HOME = {
 }
 
 __all__ = [
+    "Captured",
     "Chunk",
     "Exit",
     "Found",
     "Identity",
+    "Limits",
     "Line",
     "Lines",
     "LogReader",
@@ -56,6 +63,7 @@ __all__ = [
     "Stopped",
     "adopt",
     "become_subreaper",
+    "capture",
     "clean_env",
     "end_tagged",
     "find",
