@@ -1,7 +1,8 @@
 """Which step is meant: scope path, name and ordinal, allotted when the call is made. Pure but for the scope of a task.
 
 A step with an explicit key is that key within its scope, however often it is asked. A step without one is the
-n-th of its name in its scope, counted in the order of the calls, so steps that are gathered never swap results.
+n-th of its name in its scope, counted in the order of the calls, so steps that are gathered never swap results. Within
+a session its scope begins with the session, so that no session gets the answers of another one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ Scope = tuple[str, ...]
 
 _MAX_KEY_CHARACTERS = 400
 _scope: ContextVar[Scope] = ContextVar("harness_step_scope", default=())
+_session: ContextVar[Scope] = ContextVar("harness_session", default=())
 
 
 def current_scope() -> Scope:
@@ -30,6 +32,17 @@ def step_scope(name: str) -> Generator[Scope]:
         yield _scope.get()
     finally:
         _scope.reset(token)
+
+
+@contextlib.contextmanager
+def session_scope(name: str) -> Generator[None]:
+    """Steps called inside have nothing to do with the scopes outside; those without a key are the session's own."""
+    outside = _scope.set(()), _session.set((name,))
+    try:
+        yield
+    finally:
+        _scope.reset(outside[0])
+        _session.reset(outside[1])
 
 
 def step_id(scope: Scope, name: str, ordinal: int = 0) -> str:
@@ -64,6 +77,9 @@ class Ordinals:
         """The id of a step that is called now; only a call without a key is counted, from 1."""
         if step_key is not None:
             return step_id(scope, step_key)
+        session = _session.get()
+        if session:
+            scope = (*session, *scope)
         place = (scope, name)
         counted = self._counts.get(place)
         text, ordinal = (step_id(scope, name), 1) if counted is None else (counted[0], counted[1] + 1)

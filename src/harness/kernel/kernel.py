@@ -21,6 +21,7 @@ from harness.kernel.record_methods import RecordMethods
 from harness.kernel.results import ModelInput, StepModelResult, StepToolResult
 from harness.kernel.run_methods import RunMethods
 from harness.kernel.runs import Entry, RunState
+from harness.kernel.session_methods import SessionMethods
 from harness.kernel.steps import Steps
 from harness.kernel.tenant import TenantContext
 from harness.kernel.tool_call import ToolAsk, ToolCalls
@@ -38,7 +39,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _DEFAULT_OPTIONS = ModelCallOptions()
 
 
-class Kernel(RunMethods, RecordMethods):
+class Kernel(RunMethods, SessionMethods, RecordMethods):
     """Executes steps of runs, records them, and gives recorded ones back without executing them again.
 
     `middleware` runs in a fixed order whatever order is given; `tool_port` is a `ToolRegistry` or has a method
@@ -168,11 +169,13 @@ class Kernel(RunMethods, RecordMethods):
         timeout: float | None = None,
         tools: ToolRegistry | None = None,
         replay_rejections: bool = False,
+        retry_failed_step: bool = False,
     ) -> Coroutine[Any, Any, StepToolResult]:
         """Run a tool, or give back what it gave when this step was executed before.
 
         `arguments` is a mapping, a pydantic model or JSON text; `timeout` is in seconds. A rejection is decided anew each
-        time, unless `replay_rejections`. Raises `StepRejected` (arguments, unknown tool), `CapabilityDenied`, `StepFailed`,
+        time, unless `replay_rejections`; a recorded failure is raised again, unless `retry_failed_step`: then the tool runs
+        again, with the same idempotency key. Raises `StepRejected` (arguments, unknown tool), `CapabilityDenied`, `StepFailed`,
         `OutcomeUnknown` (see `reconcile_tool`), and what `step_model` raises for runs and replay.
         """
         self._open()
@@ -184,6 +187,7 @@ class Kernel(RunMethods, RecordMethods):
             ask = ToolAsk(
                 tenant=tenant, step=step, name=tool_name, tool=self._toolsets.get(tool_name, tools), timeout=timeout,
                 parent=self._steps.parent_of(run, scope, parent_step_key), replay_rejections=replay_rejections,
+                retry_failed=retry_failed_step,
             )  # fmt: skip
             return await self._tool_steps.step(run, ask, arguments)
 

@@ -28,6 +28,7 @@ _FROM: dict[str, frozenset[str]] = {
     records.RUN_CANCELLED: frozenset({"active", "paused", "blocked"}),
     records.RUN_COMPLETED: frozenset({"active"}),
     records.RUN_FAILED: frozenset({"active", "paused", "blocked"}),
+    records.RUN_REOPENED: frozenset({"completed"}),
 }
 _RETRIES = 20
 
@@ -153,7 +154,10 @@ class Lifecycle:
 
 def handle_of(run: RunState) -> RunHandle:
     """What a caller gets for a run."""
-    return RunHandle(run_id=run.run_id, tenant_id=run.tenant_id, parent_run=run.parent_run, root_run=run.root_run)
+    return RunHandle(
+        run_id=run.run_id, tenant_id=run.tenant_id, parent_run=run.parent_run, root_run=run.root_run,
+        forked_from_run_id=run.fork_of, forked_at_seq=run.fork_at, replay_of=run.replay_of,
+    )  # fmt: skip
 
 
 def _nameable(run_id: str) -> bool:

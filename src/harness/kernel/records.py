@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from harness.kernel.ports import Message, ModelCallOptions, Native, StopReason, ToolCall, Usage
+from harness.kernel.ports import Message, ModelCallOptions, Native, StopReason, ToolCall, ToolDefinition, Usage
 
 RUN_STARTED = "run.started"
 RUN_ACQUIRED = "run.acquired"
@@ -22,6 +22,7 @@ RUN_CANCELLED = "run.cancelled"
 RUN_COMPLETED = "run.completed"
 RUN_FAILED = "run.failed"
 RUN_REOPENED = "run.reopened"  # there is more to do in a completed run
+RUN_FORKED = "run.forked"  # noted in the run that was forked
 STEP_STARTED = "step.started"  # an intent, if the step has a side effect
 STEP_COMPLETED = "step.completed"
 STEP_FAILED = "step.failed"
@@ -63,6 +64,21 @@ class RunStarted(Record, frozen=True, kw_only=True):
     budget_usd_limit: float | None = None
     parent_run: str | None = None  # what caused it
     root_run: str | None = None  # the first of its tree, which shares budgets and quotas; None: itself
+    fork_of: str | None = None  # the run whose steps up to the event `fork_at` are the beginning of this one
+    fork_at: int = 0
+    fork_hash: str = ""  # of that event, so that nobody can change the beginning unnoticed
+    replay_of: str | None = None  # the run whose decisions are made again here
+
+
+class RunForked(Record, frozen=True, kw_only=True):
+    """Another run goes on from here on its own."""
+
+    fork: str
+    at: int
+    step: str = ""  # that was asked with other inputs; none if a person or program asked for the fork
+    input: str = ""  # the hash of those
+    fields: tuple[str, ...] = ()  # the names of what differs
+    difference: str = ""
 
 
 class RunAcquired(Record, frozen=True, kw_only=True):
@@ -93,6 +109,7 @@ class ModelInputs(Record, frozen=True, kw_only=True):
     output_schema: str = ""  # digest
     tools: str = ""  # digest of the toolset that was shown
     visible: tuple[str, ...] | None = None
+    schema: msgspec.Raw = NOTHING  # of the output, in full; given once in a run
 
 
 class StepStarted(Record, frozen=True, kw_only=True):
@@ -201,6 +218,7 @@ class ToolsetRecorded(Record, frozen=True, kw_only=True):
 
     digest: str
     tools: dict[str, str]
+    definitions: tuple[ToolDefinition, ...] = ()  # as the model saw them
 
 
 class BudgetChanged(Record, frozen=True, kw_only=True):

@@ -77,6 +77,10 @@ class RunMethods(Face):
         """Say that a run is over because it has done what it was for, or has failed."""
         return await self._change(run_id, tenant, records.RUN_FAILED if failed else records.RUN_COMPLETED, reason=reason)
 
+    async def reopen_run(self, *, run_id: str, tenant: TenantContext | None = None, reason: str = "") -> int:
+        """Let a completed run go on, because there is more to do. What was cancelled or has failed stays over."""
+        return await self._change(run_id, tenant, records.RUN_REOPENED, reason=reason)
+
     async def _change(self, run_id: str, tenant: TenantContext | None, type_: str, *, reason: str, **more: Any) -> int:
         self._open()
         if tenant is not None and (await self._lifecycle.status(run_id)).tenant_id != tenant.tenant_id:

@@ -30,6 +30,7 @@ STATUS_OF: Final[dict[str, Status]] = {
     records.RUN_STARTED: "active",
     records.RUN_RESUMED: "active",
     records.RUN_UNBLOCKED: "active",
+    records.RUN_REOPENED: "active",
     records.RUN_PAUSED: "paused",
     records.RUN_BLOCKED: "blocked",
     records.RUN_CANCELLED: "cancelled",
@@ -37,6 +38,7 @@ STATUS_OF: Final[dict[str, Status]] = {
     records.RUN_FAILED: "failed",
 }
 FINAL: Final = frozenset({"cancelled", "completed", "failed"})
+_MAYBE_HAPPENED: Final = frozenset({records.STEP_STARTED, records.STEP_UNKNOWN})
 
 _COST: Final = b'"cost":'
 _costs = msgspec.json.Decoder(Costs).decode
@@ -55,6 +57,7 @@ class Entry(msgspec.Struct, gc=False):
     data: bytes | None  # its payload; None once erased
     started: bytes | None = None  # payload of the newest step.started, while the step has not ended
     attempt: int = 0  # of the newest attempt, while the step has not ended
+    stream: str = ""  # where the event is, if this run inherited the step from the one it is a fork of
 
     @property
     def ended(self) -> bool:
@@ -75,6 +78,10 @@ class RunState:
         self.tenant_id = ""
         self.parent_run: str | None = None
         self.root_run = run_id
+        self.fork_of: str | None = None
+        self.fork_at = 0
+        self.replay_of: str | None = None
+        self.unsettled: dict[str, tuple[str, int]] = {}  # inherited intents without an end: where they are, which attempt
         self.seen = 0
         self.steps: dict[str, Entry] = {}
         self.slice = Slice()
@@ -82,6 +89,7 @@ class RunState:
         self.drifts: set[tuple[str, str]] = set()
         self.toolsets: dict[str, dict[str, str]] = {}
         self.prefixes: dict[bytes, int] = {}  # conversations that were recorded here, by digest, and in which event
+        self.schemas: set[str] = set()  # of outputs, by digest, that were recorded here in full
         self.status_seq = 0
         self.status: Status = "active"
         # What this kernel object does with it:
@@ -163,6 +171,28 @@ class RunState:
                 self.token = max(self.token, started.token)
                 self.parent_run = started.parent_run
                 self.root_run = started.root_run or self.run_id
+                self.fork_of, self.fork_at = started.fork_of, started.fork_at
+                self.replay_of = started.replay_of
+
+    def inherit(self, before: RunState) -> None:
+        """Begin with what another run, folded up to the fork point and given up for this, knows of its steps.
+
+        Its lease, its status and its money stay its own. A call that had no end there is made anew here, but a side
+        effect without one stays unknown: it may have happened, or be happening.
+        """
+        for step, entry in before.steps.items():
+            if not entry.ended:
+                intent = entry.intent()
+                if intent is None or not intent.side_effect or entry.type not in _MAYBE_HAPPENED:
+                    continue
+                place = before.unsettled.get(step)
+                own = place is None or place[1] != intent.attempt
+                self.unsettled[step] = (f"{before.stream}#{entry.seq}", intent.attempt) if own else place
+            if not entry.stream:
+                entry.stream = before.stream
+            self.steps[step] = entry
+        self.toolsets.update(before.toolsets)
+        self.drifts.update(before.drifts)
 
     # The lease
 

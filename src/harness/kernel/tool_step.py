@@ -85,6 +85,8 @@ class ToolSteps:
         ended = replay.recorded_end(run, ask.step, entry)
         if ended.kind != "tool":
             raise replay.other_kind(run, ask.step, ended.kind, "tool")
+        if ask.retry_failed and entry.type == records.STEP_FAILED:
+            return None
         if ended.input != ask.input:
             raise await self._inconsistent(run, ask, ended, None)
         if ask.tool is not None and ended.tool_version and ended.tool_version != ask.tool.version:
@@ -128,7 +130,7 @@ class ToolSteps:
         intent = entry.intent() if entry is not None else None
         if entry is not None and (entry.type == records.STEP_UNKNOWN or (intent is not None and _open(entry, intent))):
             return await self._unknowns.settle(run, ask, entry, intent)
-        attempt = 1 + (entry.attempt if entry is not None else 0)
+        attempt = 1 + _attempts(entry)
         tool, bound = await self._calls.admit(run, ask)
         if tool.side_effect:
             key = matching.idempotency_key(run.run_id, ask.step, ask.input)
@@ -140,6 +142,15 @@ class ToolSteps:
             return ()
         interrupted = records.StepInterrupted(attempt=entry.attempt, reason="crash")
         return (self._steps.draft(run, records.STEP_INTERRUPTED, interrupted, ask.step),)
+
+
+def _attempts(entry: Entry | None) -> int:
+    """How many attempts a step has had that is to be executed now."""
+    if entry is None:
+        return 0
+    if entry.type == records.STEP_FAILED and entry.data is not None:
+        return _decode(entry.data).attempt
+    return entry.attempt
 
 
 def _open(entry: Entry, intent: StepStarted) -> bool:

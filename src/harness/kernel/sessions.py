@@ -1,0 +1,177 @@
+"""A session in progress: begun with an event, ended with one, and classified when it is cut short."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+from contextvars import ContextVar
+from typing import Any
+
+import anyio
+import msgspec
+
+from harness.errors import HarnessError, UsageError, told_of
+from harness.kernel import records
+from harness.kernel.encoding import to_plain_json
+from harness.kernel.identity import session_scope
+from harness.kernel.records import SummaryAppended
+from harness.kernel.runs import RunState
+from harness.kernel.session_lease import SessionLease
+from harness.kernel.session_records import (
+    SESSION_ENDED,
+    SESSION_INTERRUPTED,
+    SESSION_KEY,
+    SESSION_RESUMED,
+    SESSION_STARTED,
+    Outcome,
+    Plan,
+    SessionRecord,
+    planned,
+    record_of,
+)
+from harness.kernel.steps import Steps
+from harness.ledger import Draft, Store
+
+_STOP_SECONDS = 5.0  # so long a cancelled pass may take to say that it was cancelled
+_MAX_MESSAGE_CHARACTERS = 2_000
+
+_here: ContextVar[tuple[str, ...]] = ContextVar("harness_sessions", default=())
+
+
+class Session:
+    """One pass over a run. Made by `Kernel.session`."""
+
+    def __init__(self, lease: SessionLease, run: RunState, by: str, cause: str) -> None:
+        self.run_id = run.run_id
+        self.newest: SessionRecord | None = None  # what was recorded before this pass
+        self.initialized = False  # whether the run's first stage is over
+        self._lease = lease
+        self._tenant_id = run.tenant_id
+        self._by = by
+        self._cause = cause
+        self._plan = Plan(number=1)
+        self._open = False
+
+    @property
+    def number(self) -> int:
+        """Which session of the run it is, from 1."""
+        return self._plan.number
+
+    @property
+    def resumed(self) -> bool:
+        """Whether it goes on with a session that was cut short."""
+        return self._plan.resumes
+
+    @property
+    def retries(self) -> bool:
+        """Whether the last pass met an error, so that recorded failures are to be tried again."""
+        return self._plan.retries
+
+    @property
+    def replays(self) -> bool:
+        """Whether the session is over, and only gives again what it gave. Nothing is recorded then."""
+        return self._plan.replays
+
+    async def begin(self, store: Store, *, fresh: bool) -> None:
+        """Take the run's sessions and record that this pass begins. Raises `LeaseHeld`."""
+
+        async def beginning() -> Draft | None:
+            event = await store.latest(f"run/{self.run_id}", SESSION_KEY)
+            self.newest, type_ = None, ""
+            if event is not None:
+                before = await _count(store, self.run_id) if event.erased else 0
+                self.newest, type_ = record_of(event, before), event.type
+            self._plan = planned(self.newest, type_, self._cause, fresh=fresh)
+            if self._plan.replays:
+                return None
+            return self._draft(SESSION_RESUMED if self._plan.resumes else SESSION_STARTED, error=self._error_before())
+
+        self._open = await self._lease.take(beginning) is not None
+        self.initialized = self._plan.initialized
+
+    def _error_before(self) -> tuple[str, str]:
+        """A pass that is killed before it gets to what had failed leaves it to be tried again by the next one."""
+        return (self.newest.error, "") if self.newest is not None else ("", "")
+
+    async def record_summary(self, summary_type: str, summary: Any) -> None:
+        """Append a summary to the run as the holder of its sessions."""
+        if self._open:
+            await self._lease.write(self._summary(summary_type, summary))
+
+    async def end(self, outcome: Outcome = "completed", *, error: BaseException | None = None, **summaries: Any) -> None:
+        """The session is over; summaries of these types are recorded with its end, or not at all."""
+        if not self._open:
+            return
+        drafts = [self._summary(type_, summary) for type_, summary in summaries.items()]
+        await self._lease.leave(*drafts, self._draft(SESSION_ENDED, outcome=outcome, error=_told(error)))
+        self._open = False
+
+    async def stop(self, error: BaseException) -> None:
+        """The pass is cut short by this. What the kernel refused can be gone on with, what own code raised cannot."""
+        if not self._open:
+            return
+        if isinstance(error, Exception) and not goes_on_later(error):
+            await self.end("failed", error=error)
+            return
+        told = _told(error) if isinstance(error, Exception) else ("", type(error).__name__)  # that is no failure
+        await self._lease.leave(self._draft(SESSION_INTERRUPTED, error=told))
+        self._open = False
+
+    def close(self) -> None:
+        """No more lengthening of the lease."""
+        self._lease.rest()
+
+    def _summary(self, summary_type: str, summary: Any) -> Draft:
+        record = SummaryAppended(summary_type=summary_type, summary=msgspec.Raw(to_plain_json(summary)))
+        key = f"summary::{summary_type}"
+        return Draft(type=records.SUMMARY_APPENDED, payload=record, key=key, tenant=self._tenant_id)
+
+    def _draft(self, type_: str, *, outcome: Outcome | None = None, error: tuple[str, str] = ("", "")) -> Draft:
+        record = SessionRecord(
+            number=self.number, by=self._by, cause=self._cause, initialized=self.initialized or self._plan.initialized,
+            holder="" if type_ == SESSION_ENDED else self._lease.name, outcome=outcome, error=error[0], message=error[1],
+        )  # fmt: skip
+        return Draft(type=type_, payload=record, key=SESSION_KEY, tenant=self._tenant_id)
+
+
+async def _count(store: Store, run_id: str) -> int:
+    return sum(event.type == SESSION_STARTED for event in await store.read(f"run/{run_id}"))
+
+
+def goes_on_later(error: Exception) -> bool:
+    """Whether a session that met this error can be gone on with: it is the kernel's, and not a recorded failure again."""
+    told = told_of(error) if isinstance(error, BaseExceptionGroup) else error
+    return isinstance(told, HarnessError) and not getattr(told, "replayed", False)
+
+
+def _told(error: BaseException | None) -> tuple[str, str]:
+    if error is None:
+        return "", ""
+    text = str(error).encode("utf-8", "replace").decode()
+    return type(error).__name__, text[:_MAX_MESSAGE_CHARACTERS]
+
+
+@contextlib.asynccontextmanager
+async def session_of(store: Store, steps: Steps, run: RunState, *, by: str, cause: str, fresh: bool) -> AsyncGenerator[Session]:
+    """Begin a pass, and record how it ended when the block is left."""
+    if run.run_id in _here.get():
+        raise UsageError(f"run {run.run_id!r} is in a session of this very task; a session cannot be begun inside itself")
+    policy = steps.policy
+    lease = SessionLease(store, run.run_id, lease_seconds=policy.lease_seconds, wait_seconds=policy.lease_wait_seconds)
+    session = Session(lease, run, by, cause)
+    await session.begin(store, fresh=fresh)
+    steps.passes.pop(run.run_id, None)
+    if not run.held:
+        await steps.leases.catch_up(run)
+    outside = _here.set((*_here.get(), run.run_id))
+    try:
+        with session_scope(f"session-{session.number}"):
+            yield session
+        await session.end()
+    except BaseException as error:
+        with anyio.move_on_after(_STOP_SECONDS, shield=True), contextlib.suppress(HarnessError):
+            await session.stop(error)
+        raise
+    finally:
+        session.close()
+        _here.reset(outside)
