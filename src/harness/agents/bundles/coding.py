@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.agents.bundles import patches
-from harness.agents.bundles.arguments import Argument, RootedPath
+from harness.agents.bundles.arguments import RootedPath
+from harness.agents.bundles.paths import check_argument
 from harness.agents.bundles.rooted import Rooted
 from harness.errors import NotFound, ToolRejected, UsageError
 from harness.kernel import ToolExecutionContext, ToolRegistry
@@ -220,19 +221,18 @@ class CodingHarnessTools:
 
     # Commands
 
-    async def run_tests(self, argv: list[Argument] | None = None, directory: RootedPath = ".") -> dict[str, Any]:
+    async def run_tests(self, argv: list[str] | None = None, directory: RootedPath = ".") -> dict[str, Any]:
         """Run the project's tests; `argv` replaces the usual command, if it is one that is allowed."""
         done = await self._run(tuple(argv) if argv else self._tests, directory, allowed=not argv)
         return {"passed": done.ok, **_told(done)}
 
-    async def run_command(self, argv: list[Argument], directory: RootedPath = ".") -> dict[str, Any]:
+    async def run_command(self, argv: list[str], directory: RootedPath = ".") -> dict[str, Any]:
         """Run a program that is allowed, without a shell."""
         return _told(await self._run(tuple(argv), directory))
 
     async def _run(self, argv: tuple[str, ...], directory: str, *, allowed: bool = False) -> Captured:
-        if not allowed and not any(argv[: len(command)] == command for command in self._commands):
-            told = ", ".join(" ".join(command) for command in self._commands) or "none"
-            raise ToolRejected(f"{' '.join(argv)[:200]!r} is not allowed; commands begin with one of: {told}")
+        if not allowed:
+            self._check(argv)
         limits = self._limits
         try:
             with self.root.entered(directory) as folder:
@@ -242,6 +242,18 @@ class CodingHarnessTools:
                 return await capture(spec, timeout_seconds=limits.seconds, max_output_bytes=limits.output_bytes)
         except (OSError, ValueError) as error:
             raise ToolRejected(f"{directory}: {error}") from error
+
+    def _check(self, argv: tuple[str, ...]) -> None:
+        """Refuse what does not begin as one of the commands, and what names something outside after that beginning."""
+        command = next((command for command in self._commands if argv[: len(command)] == command), None)
+        if command is None:
+            told = ", ".join(" ".join(command) for command in self._commands) or "none"
+            raise ToolRejected(f"{' '.join(argv)[:200]!r} is not allowed; commands begin with one of: {told}")
+        for word in argv[len(command) :]:
+            try:
+                check_argument(word)
+            except ValueError as error:
+                raise ToolRejected(str(error)) from error
 
 
 class _Entered:
