@@ -116,7 +116,7 @@ class ModelSteps:
     async def _inconsistent(self, run: RunState, ask: Ask, ended: StepEnded, tools: tuple[str, ...]) -> ReplayConsistencyError:
         from harness.kernel import history
 
-        started = await history.started(self._steps.store, run.stream, ask.step, ended)
+        started = await history.started(self._steps.store, *history.place_of(run, ask.step), ask.step, ended)
         before, now = started.model if started else None, ask.inputs()
         fields = (*matching.changed_fields(before, now), *tools) if before is not None else ("input", *tools)
         where = matching.difference(fields[0], before, now) if before is not None and fields and fields[0] not in tools else ""

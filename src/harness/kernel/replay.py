@@ -22,7 +22,7 @@ from harness.errors import (
 from harness.kernel import records
 from harness.kernel.records import Kind, StepEnded
 from harness.kernel.runs import Entry, RunState, stream_of
-from harness.ledger import Chain, Store
+from harness.ledger import Chain, Event, Store, lineage
 
 _PAGE = 1000
 
@@ -42,26 +42,58 @@ _REJECTIONS: dict[str, type[StepRejected]] = {
 
 
 async def load(store: Store, run_id: str) -> RunState:
-    """Read, verify and index a run. Raises `NotFound`, or `Unproven` if its chain does not verify."""
-    stream = stream_of(run_id)
-    head = await store.head(stream)
+    """Read, verify and index a run, after what it inherits as a fork.
+
+    Raises `NotFound`, or `Unproven` if its chain, or one that it inherits from, does not verify.
+    """
+    head = await store.head(stream_of(run_id))
     if head is None:
         raise NotFound(f"no run {run_id!r} in {store.location}; start it with start_run")
+    run = await inherited(store, run_id)
+    await _fold(store, run, head.seq, head.hash)
+    return run
+
+
+async def prefix(store: Store, run_id: str, at: Event) -> RunState:
+    """A run as it was after one of its events, verified."""
+    run = await inherited(store, run_id)
+    await _fold(store, run, at.seq, at.hash)
+    return run
+
+
+async def inherited(store: Store, run_id: str) -> RunState:
+    """The run with nothing but what it inherits as a fork, from the oldest run on, each verified up to its fork point."""
     run = RunState(run_id)
-    chain = Chain(stream)
-    while run.seen < head.seq and not chain.problems:
-        events = await store.read(stream, after=run.seen, limit=min(_PAGE, head.seq - run.seen))
+    forks = await lineage(store, run_id)
+    if not forks:
+        return run
+    before: RunState | None = None
+    for fork in reversed(forks):
+        part = RunState(fork.parent)
+        if before is not None:
+            part.inherit(before)
+        await _fold(store, part, fork.at, fork.hash, f"run {run_id!r} is a fork, and what it inherits does not verify: ")
+        before = part
+    assert before is not None
+    run.inherit(before)
+    return run
+
+
+async def _fold(store: Store, run: RunState, upto: int, hash_: bytes | None, told: str = "") -> None:
+    """Fold the run's own events up to one. Raises `Unproven` if they, or its hash, are not those that were recorded."""
+    chain = Chain(run.stream)
+    while chain.seq < upto and not chain.problems:
+        events = await store.read(run.stream, after=chain.seq, limit=min(_PAGE, upto - chain.seq))
         if not events:
             break
         for event in events:
             chain.add_event(event)
             run.fold(event)
-    chain.end(head.seq, head.hash)
+    chain.end(upto, hash_ or chain.hash)
     if chain.problems:
         problem = chain.problems[0]
-        message = f"run {run_id!r} does not verify at {problem.seq}: {problem.kind}, {problem.detail}"
-        raise Unproven(message, stream=stream, seq=problem.seq, kind=problem.kind)
-    return run
+        message = f"{told}run {run.run_id!r} does not verify at {problem.seq}: {problem.kind}, {problem.detail}"
+        raise Unproven(message, stream=run.stream, seq=problem.seq, kind=problem.kind)
 
 
 def recorded_end(run: RunState, step: str, entry: Entry) -> StepEnded:

@@ -101,6 +101,9 @@ class RunHandle(msgspec.Struct, frozen=True, kw_only=True):
     tenant_id: str
     parent_run: str | None = None
     root_run: str = ""  # the first of the tree of runs it belongs to; itself if nobody caused it
+    forked_from_run_id: str | None = None  # the run whose steps up to the event `forked_at_seq` are its beginning
+    forked_at_seq: int = 0
+    replay_of: str | None = None  # the run whose decisions it makes again
 
 
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):

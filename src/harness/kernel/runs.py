@@ -182,12 +182,13 @@ class RunState:
         """
         for step, entry in before.steps.items():
             if not entry.ended:
-                intent = entry.intent()
-                if intent is None or not intent.side_effect or entry.type not in _MAYBE_HAPPENED:
+                intent = entry.intent()  # None: it was erased, so nobody knows what it was
+                if entry.type not in _MAYBE_HAPPENED or (intent is not None and not intent.side_effect):
                     continue
                 place = before.unsettled.get(step)
-                own = place is None or place[1] != intent.attempt
-                self.unsettled[step] = (f"{before.stream}#{entry.seq}", intent.attempt) if own else place
+                if place is None or place[1] != entry.attempt:
+                    place = f"{before.stream}#{entry.seq}", entry.attempt
+                self.unsettled[step] = place
             if not entry.stream:
                 entry.stream = before.stream
             self.steps[step] = entry

@@ -195,7 +195,7 @@ class Steps:
     def parent_of(self, run: RunState, scope: Scope, parent: str | None) -> str | None:
         """The newest event of the step that led to those in this scope, as `stream#seq`."""
         entry = None if parent is None else run.steps.get(step_id(scope[:-1], parent))
-        return None if entry is None else f"{run.stream}#{entry.seq}"
+        return None if entry is None else f"{entry.stream or run.stream}#{entry.seq}"
 
     async def reject(
         self, run: RunState, step: str, *, kind: Kind, name: str, input_hash: str, reason: Reason, error: Exception,

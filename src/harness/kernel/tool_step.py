@@ -101,7 +101,7 @@ class ToolSteps:
         if started is None:
             from harness.kernel import history
 
-            started = await history.started(self._steps.store, run.stream, ask.step, ended)
+            started = await history.started(self._steps.store, *history.place_of(run, ask.step), ask.step, ended)
         fields, where = ["arguments"], "the recorded arguments were erased"
         if started is not None and started.name != ask.name:
             fields, where = ["tool_name"], f"tool_name: recorded {started.name!r}, now {ask.name!r}"
@@ -128,7 +128,7 @@ class ToolSteps:
 
     async def _execute(self, run: RunState, ask: ToolAsk, entry: Entry | None) -> StepToolResult:
         intent = entry.intent() if entry is not None else None
-        if entry is not None and (entry.type == records.STEP_UNKNOWN or (intent is not None and _open(entry, intent))):
+        if entry is not None and (entry.type == records.STEP_UNKNOWN or _open(entry, intent, ask)):
             return await self._unknowns.settle(run, ask, entry, intent)
         attempt = 1 + _attempts(entry)
         tool, bound = await self._calls.admit(run, ask)
@@ -153,6 +153,11 @@ def _attempts(entry: Entry | None) -> int:
     return entry.attempt
 
 
-def _open(entry: Entry, intent: StepStarted) -> bool:
-    """Whether an intent has no result: whoever wrote it is gone, since the run's lease is here."""
-    return entry.type == records.STEP_STARTED and intent.side_effect
+def _open(entry: Entry, intent: StepStarted | None, ask: ToolAsk) -> bool:
+    """Whether an intent has no result: whoever wrote it is gone, since the run's lease is here.
+
+    Of an erased one only the tool says whether it may have had a side effect.
+    """
+    if entry.type != records.STEP_STARTED:
+        return False
+    return intent.side_effect if intent is not None else ask.tool is None or ask.tool.side_effect

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from harness.ledger.events import GENESIS, START, Cursor, Draft, Event
     from harness.ledger.guards import Acquire, Expect, Fence, Free, Guard, Lease, Release, Reserve, Unique
     from harness.ledger.memory import MemoryStore
+    from harness.ledger.origins import fork_key, lineage
     from harness.ledger.proof import Chain
     from harness.ledger.seals import read_seal, signing_key, write_seal
     from harness.ledger.sqlite import SQLiteStore
@@ -44,6 +45,8 @@ _HOME = {
     "View": "views",
     "Write": "store",
     "export_bundle": "bundles",
+    "fork_key": "origins",
+    "lineage": "origins",
     "parse_bundle": "bundles",
     "read_seal": "seals",
     "signing_key": "seals",
@@ -78,6 +81,8 @@ __all__ = [
     "View",
     "Write",
     "export_bundle",
+    "fork_key",
+    "lineage",
     "parse_bundle",
     "read_seal",
     "signing_key",

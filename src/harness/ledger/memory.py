@@ -21,6 +21,7 @@ from harness.ledger.chain import Prepared
 from harness.ledger.events import GENESIS, START, Cursor, Event
 from harness.ledger.folding import Folding
 from harness.ledger.guards import Guard, Lease, judge, renewed
+from harness.ledger.origins import verify_run
 from harness.ledger.store import Appended, Head, Problem, Verification, Write
 from harness.ledger.views import Value, View
 
@@ -259,8 +260,8 @@ class MemoryStore:
         return self._events[indexes[seq - 1]].hash if 0 < seq <= len(indexes) else None
 
     async def verify_run_chain(self, run_id: str) -> Verification:
-        """The documented name for verifying one run. An unknown run raises `NotFound`."""
-        return await self.verify(f"run/{run_id}")
+        """Verify one run, and what it inherits as a fork. Truthy only if verified; raises `NotFound` for an unknown run."""
+        return await verify_run(self, run_id)
 
     async def erase(self, stream: str, seq: int, *, reason: str) -> Event:
         self._check_open()

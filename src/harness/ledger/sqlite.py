@@ -26,6 +26,7 @@ from harness.ledger.folding import Folding
 from harness.ledger.gate import Gate
 from harness.ledger.group import Entry, GroupCommit
 from harness.ledger.guards import Guard, Lease, renewed
+from harness.ledger.origins import verify_run
 from harness.ledger.store import Appended, Head, Verification, Write
 from harness.ledger.transaction import Writer
 from harness.ledger.views import Value, View
@@ -318,8 +319,8 @@ class SQLiteStore:
             return await inspection.verify(self.path, stream, seals=seals, progress=progress)
 
     async def verify_run_chain(self, run_id: str) -> Verification:
-        """The documented name for verifying one run. An unknown run raises `NotFound`."""
-        return await self.verify(f"run/{run_id}")
+        """Verify one run, and what it inherits as a fork. Truthy only if verified; raises `NotFound` for an unknown run."""
+        return await verify_run(self, run_id)
 
     async def erase(self, stream: str, seq: int, *, reason: str) -> Event:
         if not 0 < seq <= _MAX_INTEGER:

@@ -161,6 +161,10 @@ class Store(Protocol):
         """Recompute the chain of one stream or of all. An unknown stream raises `NotFound`."""
         ...
 
+    async def verify_run_chain(self, run_id: str) -> Verification:
+        """The same for one run and what it inherits as a fork (see `origins.verify_run`). Raises `NotFound`."""
+        ...
+
     async def erase(self, stream: str, seq: int, *, reason: str) -> Event:
         """Remove an event's payload for good; the chain stays valid. Gives the event that records it."""
         ...
