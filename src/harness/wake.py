@@ -138,11 +138,15 @@ class Bell:
 
     def ring(self) -> None:
         """Wake every listener in every process. Never fails: a lost ring is found by the next look."""
-        self.hang()
-        if self._descriptor is not None:
-            with contextlib.suppress(OSError):
-                if not (_READ_RINGS and os.pread(self._descriptor, 1, 0)):
-                    os.pwrite(self._descriptor, b".", 0)
+        if self._descriptor is None:
+            self.hang()
+        descriptor = self._descriptor
+        if descriptor is not None:
+            try:
+                if not (_READ_RINGS and os.pread(descriptor, 1, 0)):
+                    os.pwrite(descriptor, b".", 0)
+            except OSError:
+                return
 
     @contextlib.contextmanager
     def listen(self) -> Generator[Listener]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from hashlib import sha256
 
 from harness.errors import LedgerError
-from harness.ledger.events import SALT_BYTES, Cursor, Draft, Event, canonical, check_names, digest_of, hash_of
+from harness.ledger.events import SALT_BYTES, Draft, Event, canonical, check_names, hash_head, hash_linked
 from harness.ledger.guards import Guard
 from harness.ledger.store import Write
 
 _MAX_NAME_CHARACTERS = 1000
 _MAX_REMEMBERED = 4096
-_good: set[str] = set()  # names that were checked before; most appends use few
+_heads: dict[tuple[str, str, str, str], bytes] = {}  # of names that were checked before; most appends use few
+_urandom = os.urandom
 
 
 class Prepared:
@@ -22,7 +24,10 @@ class Prepared:
 
     def __init__(self, writes: Sequence[Write], guards: Sequence[Guard], *, now_us: int, actor: str, tenant: str) -> None:
         self.guards = guards
-        self.events = [PreparedEvent(write.stream, draft, now_us, actor, tenant) for write in writes for draft in write.events]
+        self.events: list[PreparedEvent] = []
+        for write in writes:
+            for draft in write.events:
+                self.events.append(PreparedEvent(write.stream, draft, now_us, actor, tenant))
         if not self.events:
             raise LedgerError("an append needs at least one event")
 
@@ -30,50 +35,59 @@ class Prepared:
 class PreparedEvent:
     """One event but for its sequence and hashes."""
 
-    __slots__ = ("actor", "data", "digest", "draft", "salt", "stream", "tenant", "ts")
+    __slots__ = ("actor", "data", "digest", "draft", "head", "links", "salt", "stream", "tenant", "ts")
 
     def __init__(self, stream: str, draft: Draft, now_us: int, actor: str, tenant: str) -> None:
-        if stream not in _good or draft.type not in _good:
-            check_names(stream, draft.type)
-            _remember(stream, draft.type)
+        if draft.actor is not None:
+            actor = draft.actor
+        if draft.tenant is not None:
+            tenant = draft.tenant
         self.stream = stream
         self.draft = draft
-        self.actor = actor if draft.actor is None else draft.actor
-        self.tenant = tenant if draft.tenant is None else draft.tenant
+        self.actor = actor
+        self.tenant = tenant
         self.ts = now_us if draft.ts is None else draft.ts
-        for name in (self.actor, self.tenant, draft.key, draft.parent):
-            if name is not None and name not in _good:
-                check_text(name)
-        self.data = canonical(draft.payload)
-        self.salt = os.urandom(SALT_BYTES)
-        self.digest = digest_of(self.salt, self.data)
+        self.head = _heads.get((stream, draft.type, actor, tenant)) or _checked_head(stream, draft.type, actor, tenant)
+        parent, key = draft.parent, draft.key
+        self.links = (b"-" if parent is None else _checked(parent)) + (b"-" if key is None else _checked(key))
+        self.data = data = canonical(draft.payload)
+        self.salt = salt = _urandom(SALT_BYTES)
+        self.digest = sha256(salt + data).digest()
 
     def chained(self, seq: int, prev: bytes, position: int) -> Event:
         """The event at its place in the chain."""
         draft = self.draft
-        type_, parent, key, schema = draft.type, draft.parent, draft.key, draft.schema
-        hash_ = hash_of(self.stream, seq, type_, self.ts, self.actor, self.tenant, parent, key, schema, self.digest, prev)
+        hash_ = hash_linked(self.head, seq, self.ts, draft.schema, self.links, self.digest, prev)
         return Event(
-            position=position, stream=self.stream, seq=seq, type=type_, ts=self.ts, actor=self.actor, tenant=self.tenant,
-            parent=parent, key=key, schema=schema, data=self.data, salt=self.salt, stored_digest=None, prev=prev, hash=hash_,
-            cursor=Cursor(str(position)),
+            position=position, stream=self.stream, seq=seq, type=draft.type, ts=self.ts, actor=self.actor, tenant=self.tenant,
+            parent=draft.parent, key=draft.key, schema=draft.schema, data=self.data, salt=self.salt, stored_digest=None,
+            prev=prev, hash=hash_, cursor=str(position),  # type: ignore[arg-type] - Cursor() would be a call more
         )  # fmt: skip
 
 
-def _remember(*names: str) -> None:
-    if len(_good) > _MAX_REMEMBERED:
-        _good.clear()
-    _good.update(names)
+def _checked_head(stream: str, type_: str, actor: str, tenant: str) -> bytes:
+    check_names(stream, type_)
+    check_text(actor)
+    check_text(tenant)
+    if len(_heads) >= _MAX_REMEMBERED:
+        _heads.clear()
+    head = _heads[stream, type_, actor, tenant] = hash_head(stream, type_, actor, tenant)
+    return head
 
 
 def check_text(name: str) -> None:
     """Refuse an actor, tenant, key or parent that no ledger takes."""
-    if len(name) > _MAX_NAME_CHARACTERS:
-        raise LedgerError(f"actor, tenant, key and parent are at most {_MAX_NAME_CHARACTERS} characters, not {len(name)}")
-    if "\0" in name:
-        raise LedgerError("actor, tenant, key and parent may not contain NUL")
+    _checked(name)
+
+
+def _checked(name: str) -> bytes:
+    """An actor, tenant, key or parent as the hash takes it: its length, a colon, its bytes."""
     try:
-        name.encode()
+        data = name.encode()
     except UnicodeEncodeError as error:
         raise LedgerError(f"{name!r} is not valid Unicode: {error}") from error
-    _remember(name)
+    if len(name) > _MAX_NAME_CHARACTERS:
+        raise LedgerError(f"actor, tenant, key and parent are at most {_MAX_NAME_CHARACTERS} characters, not {len(name)}")
+    if b"\0" in data:
+        raise LedgerError("actor, tenant, key and parent may not contain NUL")
+    return b"%d:%b" % (len(data), data)

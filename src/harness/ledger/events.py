@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any, NewType, TypeVar, cast
 
 import msgspec
@@ -25,7 +25,7 @@ SALT_BYTES = 16
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 
 T = TypeVar("T")
-_encoder = msgspec.json.Encoder(order="sorted")
+_encode = msgspec.json.Encoder(order="sorted").encode
 _decode = msgspec.json.Decoder().decode
 _STREAM = re.compile(r"[a-z][a-z0-9_-]*/[^\x00-\x20\x7f]{1,400}")
 _TYPE = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_-]*)+")
@@ -37,7 +37,7 @@ def canonical(payload: object) -> bytes:
     Raises `LedgerError` for what JSON cannot say.
     """
     try:
-        data = _encoder.encode(payload)
+        data = _encode(payload)
     except (TypeError, ValueError, UnicodeEncodeError, RecursionError) as error:
         raise LedgerError(f"payload is not JSON: {error}") from error
     if b"null" in data:  # msgspec writes NaN as null, so only then is a closer look needed
@@ -143,7 +143,7 @@ def check_names(stream: str, type_: str) -> None:
 
 def digest_of(salt: bytes, data: bytes) -> bytes:
     """SHA-256 of salt and canonical payload: what stays when the payload is erased."""
-    return hashlib.sha256(salt + data).digest()
+    return sha256(salt + data).digest()
 
 
 def hash_of(
@@ -167,10 +167,14 @@ def hash_after(
     head: bytes, seq: int, ts: int, parent: str | None, key: str | None, schema: int, digest: bytes, prev: bytes
 ) -> bytes:
     """The same as `hash_of`, given its beginning."""
+    links = (b"-" if parent is None else _sized(parent)) + (b"-" if key is None else _sized(key))
+    return hash_linked(head, seq, ts, schema, links, digest, prev)
+
+
+def hash_linked(head: bytes, seq: int, ts: int, schema: int, links: bytes, digest: bytes, prev: bytes) -> bytes:
+    """The same as `hash_of`, given its beginning, and parent and key as they are hashed."""
     numbers = b"%d,%d,%d" % (seq, ts, schema)
-    p = b"-" if parent is None else _sized(parent)
-    k = b"-" if key is None else _sized(key)
-    return hashlib.sha256(b"%b%d:%b%b%b%b%b" % (head, len(numbers), numbers, p, k, digest, prev)).digest()
+    return sha256(b"%b%d:%b%b%b%b" % (head, len(numbers), numbers, links, digest, prev)).digest()
 
 
 def _sized(text: str) -> bytes:

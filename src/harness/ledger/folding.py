@@ -43,6 +43,8 @@ class Folding:
 
     def advance(self, connection: sqlite3.Connection, written: Sequence[Event]) -> None:
         """Fold what was just written into the views that care. A view that fails is left behind, no more."""
+        if not self._views:
+            return
         before, upto = written[0].position - 1, written[-1].position
         for view in self._views.values():
             prefixes = view.prefixes

@@ -7,9 +7,12 @@ the gate's file, so that waiters can name the holder and a writer that comes bac
 
 from __future__ import annotations
 
-import fcntl
 import os
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from pathlib import Path
+
+_TRY = LOCK_EX | LOCK_NB
+_NAME_BYTES = 27
 
 
 class Gate:
@@ -29,40 +32,47 @@ class Gate:
     def try_enter(self) -> bool:
         """Enter if nobody is inside or waiting; never blocks."""
         try:
-            fcntl.flock(self._door, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(self._door, _TRY)
         except OSError:
             return False
         try:
-            fcntl.flock(self._gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(self._gate, _TRY)
         except OSError:
             return False
         finally:
-            fcntl.flock(self._door, fcntl.LOCK_UN)
-        return self._sign()
+            flock(self._door, LOCK_UN)
+        self._sign()
+        return True
 
     def enter(self) -> None:
         """Wait in turn and enter. Blocks the thread. Raises `OSError` if the entry cannot be signed."""
-        fcntl.flock(self._door, fcntl.LOCK_EX)
+        flock(self._door, LOCK_EX)
         try:
-            fcntl.flock(self._gate, fcntl.LOCK_EX)
+            flock(self._gate, LOCK_EX)
         finally:
-            fcntl.flock(self._door, fcntl.LOCK_UN)
+            flock(self._door, LOCK_UN)
         self._sign()
 
-    def _sign(self) -> bool:
+    def _sign(self) -> None:
         """Write our name. Without it the one who was here before would not know that we were, so then we leave."""
         try:
-            self.undisturbed = os.pread(self._gate, len(self._name), 0) == self._name
+            self.undisturbed = os.pread(self._gate, _NAME_BYTES, 0) == self._name
             if not self.undisturbed:
                 os.pwrite(self._gate, self._name, 0)
         except OSError:
             self.leave()
             raise
-        return True
+
+    def ours(self) -> bool:
+        """Whether nobody else has been inside since we were."""
+        try:
+            return os.pread(self._gate, _NAME_BYTES, 0) == self._name
+        except OSError:
+            return False
 
     def leave(self) -> None:
         """Let the next one in."""
-        fcntl.flock(self._gate, fcntl.LOCK_UN)
+        flock(self._gate, LOCK_UN)
 
     def holder_pid(self) -> int | None:
         """Who entered last, for messages."""

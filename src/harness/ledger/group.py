@@ -40,12 +40,12 @@ class Entry:
 
     __slots__ = ("awaited", "done", "error", "future", "loop", "result", "since", "work")
 
-    def __init__(self, work: Work, loop: asyncio.AbstractEventLoop, *, awaited: bool) -> None:
+    def __init__(self, work: Work, loop: asyncio.AbstractEventLoop, future: asyncio.Future[object] | None = None) -> None:
         self.work = work
         self.loop = loop
-        self.awaited = awaited
-        self.since = loop.time()
-        self.future: asyncio.Future[object] | None = None  # only if somebody must be woken
+        self.awaited = future is None
+        self.since = 0.0  # when it came to the gate, in its loop's time; 0 if it does not wait there
+        self.future = future  # only if somebody must be woken
         self.done = False
         self.result: object = None
         self.error: BaseException | None = None
@@ -53,7 +53,8 @@ class Entry:
     def wake(self) -> asyncio.Future[object]:
         """The future that is resolved when the entry is written or refused."""
         if self.future is None:
-            self.future = self.loop.create_future()
+            future: asyncio.Future[object] = asyncio.Future(loop=self.loop)
+            self.future = future
         return self.future
 
     def resolve(self) -> None:
@@ -88,16 +89,16 @@ class GroupCommit:
         self._at_gate = False  # the thread waits to be let in
         self._blocked_seconds = 0.0  # how long a commit has waited for the disk lately
         self._closed = False
-        self._lock = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._news = threading.Condition(self._lock)  # for the thread
         self._thread: threading.Thread | None = None
 
     def submit(self, work: Work) -> asyncio.Future[object]:
         """Queue work for the flush at the end of this tick, or write it at once where nobody seems to join."""
         loop = asyncio.get_running_loop()
-        entry = Entry(work, loop, awaited=False)
-        future = entry.wake()
+        future: asyncio.Future[object] = asyncio.Future(loop=loop)  # `create_future` would be a call more
         with self._lock:
-            leads = self._queue_up(entry)
+            leads = self._queue_up(Entry(work, loop, future))
             hasty = leads and self._in_haste()
             if leads and not hasty:
                 self._handle = loop.call_soon(self._flush)
@@ -107,7 +108,7 @@ class GroupCommit:
 
     async def put(self, work: Work) -> object:
         """Queue work, and return its result when it is written; lead the flush if nobody does."""
-        entry = Entry(work, asyncio.get_running_loop(), awaited=True)
+        entry = Entry(work, asyncio.get_running_loop())
         with self._lock:
             leads = self._queue_up(entry)
             if self._handle is not None:  # a submit asked for a flush; we are about to do it
@@ -139,6 +140,7 @@ class GroupCommit:
             raise LedgerError(f"{self._name} is closed")
         self._queue.append(entry)
         if self._threaded:
+            entry.since = entry.loop.time()
             self._arm(entry.loop, self._busy_seconds)
             return False
         if self._led is entry.loop:  # a leader of another loop may have ended with it
@@ -150,9 +152,10 @@ class GroupCommit:
         with self._lock:
             self._led = None
             self._handle = None
-            if self._threaded or not self._queue:
+            entries = self._queue
+            if self._threaded or not entries:
                 return
-            inline = len(self._queue) <= 1 or self._blocked_seconds < _SLOW_SECONDS
+            inline = len(entries) == 1 or self._blocked_seconds < _SLOW_SECONDS
             try:
                 inside = inline and self._gate.try_enter()
             except OSError:
@@ -160,19 +163,19 @@ class GroupCommit:
             if not inside:
                 self._to_thread()
                 return
-            entries, self._queue = self._queue, []
-            self._alone = len(entries) <= 1
+            self._queue = []
+            self._alone = len(entries) == 1
         try:
-            self._timed_commit(entries)
+            if len(entries) <= 2:  # that waits as long as it must, so there is nothing to learn
+                self._commit(entries)
+            else:
+                self._timed_commit(entries)
         finally:
             self._gate.leave()
             for entry in entries:
                 entry.resolve()
 
     def _timed_commit(self, entries: list[Entry]) -> None:
-        if len(entries) <= 2:  # that waits as long as it must, so there is nothing to learn
-            self._commit(entries)
-            return
         began, worked = time.perf_counter(), time.thread_time()
         self._commit(entries)
         blocked = (time.perf_counter() - began) - (time.thread_time() - worked)
@@ -182,13 +185,14 @@ class GroupCommit:
         """Hand the queue to the writer thread. Called with the lock held, in a loop's thread."""
         for entry in self._queue:
             entry.wake()
+            entry.since = entry.loop.time()
         self._threaded = True
         self._alone = False
         self._arm(self._queue[-1].loop, self._busy_seconds)
         if self._thread is None:
             self._thread = threading.Thread(target=self._write, name=f"ledger {self._name}", daemon=True)
             self._thread.start()
-        self._lock.notify_all()
+        self._news.notify_all()
 
     def _write(self) -> None:
         while True:
@@ -196,7 +200,7 @@ class GroupCommit:
                 while not self._threaded:
                     if self._closed:
                         return
-                    self._lock.wait()
+                    self._news.wait()
                 self._at_gate = True
             entries = self._turn()
             with self._lock:
@@ -223,8 +227,10 @@ class GroupCommit:
                 entry.error = refused
             return entries
         try:
-            if entries:
+            if len(entries) > 2:
                 self._timed_commit(entries)
+            elif entries:
+                self._commit(entries)
         finally:
             self._gate.leave()
         return entries
@@ -266,7 +272,7 @@ class GroupCommit:
             self._closed = True
             refused, self._queue = self._queue, []
             deserted = self._at_gate
-            self._lock.notify_all()
+            self._news.notify_all()
         for entry in refused:
             entry.error = LedgerError(f"{self._name} is closed")
         _announce(refused)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -15,7 +15,7 @@ from harness.ledger.database import unavailable
 from harness.ledger.events import GENESIS, Event, digest_of
 from harness.ledger.folding import Folding
 from harness.ledger.group import Entry
-from harness.ledger.guards import Effects, Lease, judge
+from harness.ledger.guards import Effects, Fence, Guard, Lease, judge
 from harness.ledger.proof import moved
 from harness.ledger.store import Appended
 
@@ -169,8 +169,8 @@ class Writer:
         try:
             if isinstance(work, Prepared):
                 events = self._append(work)
-                written.extend(events)
-                entry.result = Appended(tuple(events))
+                written += events
+                entry.result = Appended(events)
             else:
                 self._flush(written)
                 written.clear()
@@ -206,22 +206,29 @@ class Writer:
         self._known.heads = {name: head for name, head in self._known.heads.items() if head.position <= position}
         self._look_around()
 
-    def _append(self, work: Prepared) -> list[Event]:
-        first = work.events[0]
-        if work.guards:
-            place = (first.stream, self.head_seq(first.stream) + 1)
-            effects = judge(work.guards, self, first=place, now_us=self._clock.now_us())
-            self._apply(effects)
-        known = self._known
+    def _append(self, work: Prepared) -> tuple[Event, ...]:
+        guards = work.guards
+        if guards and not (len(guards) == 1 and self._fence_holds(guards[0])):
+            stream = work.events[0].stream
+            self._apply(judge(guards, self, first=(stream, self.head_seq(stream) + 1), now_us=self._clock.now_us()))
+        known, touched = self._known, self._touched
         events: list[Event] = []
         for prepared in work.events:
-            head = self._head(prepared.stream) or self._new_stream(prepared.stream)
+            stream = prepared.stream
+            head = known.heads.get(stream) or self._head(stream) or self._new_stream(stream)
             known.position += 1
             event = prepared.chained(head.seq + 1, head.hash, known.position)
             head.seq, head.hash, head.position, head.ts = event.seq, event.hash, event.position, event.ts
-            self._touched[prepared.stream] = head
+            touched[stream] = head
             events.append(event)
-        return events
+        return tuple(events)
+
+    def _fence_holds(self, guard: Guard) -> bool:
+        """Whether it is the fence of a lease that is known to be held: most appends have this and nothing else."""
+        if type(guard) is not Fence:
+            return False
+        lease = self._known.leases.get(guard.lease)
+        return lease is not None and lease.token == guard.token and lease.holder is not None
 
     def _new_stream(self, name: str) -> StreamHead:
         head = self._known.heads[name] = StreamHead(self._known.next_stream, 0, GENESIS, 0, 0, 0)
@@ -255,9 +262,9 @@ class Writer:
         connection = self.connection
         self._wrote = True
         if len(written) == 1:
-            connection.execute(_INSERT_EVENT, next(_rows(written, heads)))
+            connection.execute(_INSERT_EVENT, _row(written[0], heads))
         else:
-            connection.executemany(_INSERT_EVENT, _rows(written, heads))
+            connection.executemany(_INSERT_EVENT, [_row(event, heads) for event in written])
         for name, head in heads.items():
             if head.written == 0:
                 connection.execute(_INSERT_STREAM, (head.id, name, head.seq, head.hash, head.position, head.ts))
@@ -312,9 +319,9 @@ def _unwritable(error: Exception) -> Exception:
     return error if isinstance(error, HarnessError) else LedgerError(f"this cannot be written: {error}")
 
 
-def _rows(events: Iterable[Event], heads: dict[str, StreamHead]) -> Iterator[tuple[object, ...]]:
-    for e in events:
-        yield (
-            e.position, heads[e.stream].id, e.seq, e.type, e.ts, e.actor, e.tenant, e.parent, e.key, e.schema,
-            e.data, e.salt, None if e.data is not None else e.stored_digest, e.prev, e.hash,
-        )  # fmt: skip
+def _row(e: Event, heads: dict[str, StreamHead]) -> tuple[object, ...]:
+    digest = None if e.data is not None else e.stored_digest
+    return (
+        e.position, heads[e.stream].id, e.seq, e.type, e.ts, e.actor, e.tenant, e.parent, e.key, e.schema,
+        e.data, e.salt, digest, e.prev, e.hash,
+    )  # fmt: skip
