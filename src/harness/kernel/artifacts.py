@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from harness.errors import NotFound, PolicyDenied, Unproven
+from harness.errors import KeyTaken, NotFound, PolicyDenied, Unproven
 from harness.kernel import records
 from harness.kernel.encoding import to_plain_json
 from harness.kernel.lifecycle import checked
 from harness.kernel.records import ArtifactSet, SummaryAppended
 from harness.kernel.runs import stream_of
 from harness.kernel.tenant import TenantContext
-from harness.ledger import Draft, Store, Write
+from harness.ledger import Draft, Store, Unique, Write
 
 
 class Artifacts:
@@ -23,13 +23,15 @@ class Artifacts:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def set(self, run_id: str, tenant: TenantContext, key: str, value: Any, schema_version: str | None) -> int:
+    async def set(
+        self, run_id: str, tenant: TenantContext, key: str, value: Any, schema_version: str | None, once: str = ""
+    ) -> int:
         """Record a new version; gives its sequence. Raises `TypeError` for what is no JSON."""
         data = to_plain_json(value)
         artifact = ArtifactSet(
             name=key, digest=hashlib.sha256(data).hexdigest(), value=msgspec.Raw(data), schema_version=schema_version
         )
-        return await self._append(run_id, tenant, records.ARTIFACT_SET, artifact, f"artifact::{key}")
+        return await self._append(run_id, tenant, records.ARTIFACT_SET, artifact, f"artifact::{key}", once)
 
     async def get(self, run_id: str, key: str) -> Any:
         """The newest version; None if there is none or it was erased. Raises `Unproven` if it is not what was recorded."""
@@ -49,11 +51,11 @@ class Artifacts:
         return sorted(name.removeprefix("artifact::") for name in names)
 
     async def append_summary(
-        self, run_id: str, tenant: TenantContext, summary_type: str, summary: Any, step_key: str | None
+        self, run_id: str, tenant: TenantContext, summary_type: str, summary: Any, step_key: str | None, once: str = ""
     ) -> int:
         """Record a summary; gives its sequence. Raises `TypeError` for what is no JSON."""
         record = SummaryAppended(summary_type=summary_type, summary=msgspec.Raw(to_plain_json(summary)), step_key=step_key)
-        return await self._append(run_id, tenant, records.SUMMARY_APPENDED, record, f"summary::{summary_type}")
+        return await self._append(run_id, tenant, records.SUMMARY_APPENDED, record, f"summary::{summary_type}", once)
 
     async def latest_summary(self, run_id: str, summary_type: str) -> Any:
         """The newest summary of this type; None if there is none or it was erased."""
@@ -62,7 +64,9 @@ class Artifacts:
             return None
         return msgspec.json.decode(bytes(event.load(SummaryAppended).summary))
 
-    async def _append(self, run_id: str, tenant: TenantContext, type_: str, payload: records.Record, key: str) -> int:
+    async def _append(
+        self, run_id: str, tenant: TenantContext, type_: str, payload: records.Record, key: str, once: str
+    ) -> int:
         stream = stream_of(run_id)
         status = await self._store.latest(stream, records.STATUS_KEY)
         if status is None:
@@ -70,4 +74,8 @@ class Artifacts:
         if status.tenant != tenant.tenant_id:
             raise PolicyDenied(f"run {run_id!r} belongs to tenant {status.tenant!r}, not to {tenant.tenant_id!r}")
         event = Draft(type=type_, payload=payload, key=key, tenant=tenant.tenant_id)
-        return (await self._store.append(Write(stream, (event,)))).first.seq
+        guards = [Unique(f"once/{stream}/{once}")] if once else []
+        try:
+            return (await self._store.append(Write(stream, (event,)), guards=guards)).first.seq
+        except KeyTaken as error:  # it was recorded by a pass that did not come to its end
+            return error.seq

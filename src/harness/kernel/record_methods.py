@@ -61,11 +61,14 @@ class RecordMethods(Face):
         return tuple(await self._lifecycle.active(tenant_id))
 
     async def set_artifact(
-        self, *, run_id: str, tenant: TenantContext, key: str, value: Any, schema_version: str | None = None
+        self, *, run_id: str, tenant: TenantContext, key: str, value: Any, schema_version: str | None = None, once: str = ""
     ) -> int:
-        """Record a new version of an artifact; gives its sequence. Raises `TypeError` for what is no JSON."""
+        """Record a new version of an artifact; gives its sequence. Raises `TypeError` for what is no JSON.
+
+        What was recorded under the name `once` before is not recorded again: its sequence is given.
+        """
         self._open()
-        return await self._artifacts.set(run_id, tenant, key, value, schema_version)
+        return await self._artifacts.set(run_id, tenant, key, value, schema_version, once)
 
     async def get_artifact(self, *, run_id: str, key: str) -> Any:
         """The newest version of an artifact, verified; None if there is none."""
@@ -76,11 +79,18 @@ class RecordMethods(Face):
         return tuple(await self._artifacts.keys(run_id))
 
     async def append_run_summary(
-        self, *, run_id: str, tenant: TenantContext, summary_type: str, summary: Any, step_key: str | None = None
+        self,
+        *,
+        run_id: str,
+        tenant: TenantContext,
+        summary_type: str,
+        summary: Any,
+        step_key: str | None = None,
+        once: str = "",
     ) -> int:
-        """Record a summary; gives its sequence. Raises `TypeError` for what is no JSON."""
+        """Record a summary; gives its sequence. Raises `TypeError` for what is no JSON. For `once` see `set_artifact`."""
         self._open()
-        return await self._artifacts.append_summary(run_id, tenant, summary_type, summary, step_key)
+        return await self._artifacts.append_summary(run_id, tenant, summary_type, summary, step_key, once)
 
     async def get_latest_run_summary(self, *, run_id: str, summary_type: str) -> Any:
         """The newest summary of this type; None if there is none."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
 from harness.errors import Conflict, Fenced, LeaseHeld
 from harness.kernel.holders import may_take_over, name_of
-from harness.ledger import Acquire, Draft, Event, Fence, Lease, Release, Store, Write
+from harness.ledger import Acquire, Draft, Event, Fence, Guard, Lease, Release, Store, Write
 
 _LOOK_AGAIN_SECONDS = 0.25  # a holder that dies tells nobody
 
@@ -91,10 +91,10 @@ class SessionLease:
         """Record something as the holder. Raises `Fenced` if another one has taken over."""
         await self._store.append(Write(self._stream, drafts), guards=[Fence(self._lease, self._token)])
 
-    async def leave(self, *drafts: Draft) -> None:
+    async def leave(self, *drafts: Draft, guards: Sequence[Guard] = ()) -> None:
         """Record the end of the pass, and let the next one begin. Raises `Fenced` if it has begun already."""
         self.rest()
-        await self._store.append(Write(self._stream, drafts), guards=[Release(self._lease, self._token)])
+        await self._store.append(Write(self._stream, drafts), guards=[Release(self._lease, self._token), *guards])
 
     def rest(self) -> None:
         """No more lengthening."""

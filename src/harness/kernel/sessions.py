@@ -10,12 +10,11 @@ from typing import Any
 import anyio
 import msgspec
 
-from harness.errors import HarnessError, UsageError, told_of
-from harness.kernel import records
+from harness.errors import HarnessError, KeyTaken, UsageError, told_of
 from harness.kernel.encoding import to_plain_json
 from harness.kernel.identity import session_scope
-from harness.kernel.records import SummaryAppended
-from harness.kernel.runs import RunState
+from harness.kernel.records import RUN_COMPLETED, STATUS_KEY, SUMMARY_APPENDED, RunChanged, SummaryAppended
+from harness.kernel.runs import STATUS_OF, RunState
 from harness.kernel.session_lease import SessionLease
 from harness.kernel.session_records import (
     SESSION_ENDED,
@@ -30,7 +29,7 @@ from harness.kernel.session_records import (
     record_of,
 )
 from harness.kernel.steps import Steps
-from harness.ledger import Draft, Store
+from harness.ledger import Draft, Store, Unique
 
 _STOP_SECONDS = 5.0  # so long a cancelled pass may take to say that it was cancelled
 _MAX_MESSAGE_CHARACTERS = 2_000
@@ -41,15 +40,19 @@ _here: ContextVar[tuple[str, ...]] = ContextVar("harness_sessions", default=())
 class Session:
     """One pass over a run. Made by `Kernel.session`."""
 
-    def __init__(self, lease: SessionLease, run: RunState, by: str, cause: str) -> None:
+    def __init__(self, store: Store, lease: SessionLease, run: RunState, by: str, cause: str) -> None:
         self.run_id = run.run_id
+        self._store = store
+        self._stream = run.stream
         self.newest: SessionRecord | None = None  # what was recorded before this pass
+        self.finished = False  # whether the run was completed with it
         self.initialized = False  # whether the run's first stage is over
         self._lease = lease
         self._tenant_id = run.tenant_id
         self._by = by
         self._cause = cause
         self._plan = Plan(number=1)
+        self._last: dict[Outcome, dict[str, Any]] = {}
         self._open = False
 
     @property
@@ -72,14 +75,14 @@ class Session:
         """Whether the session is over, and only gives again what it gave. Nothing is recorded then."""
         return self._plan.replays
 
-    async def begin(self, store: Store, *, fresh: bool) -> None:
+    async def begin(self, *, fresh: bool) -> None:
         """Take the run's sessions and record that this pass begins. Raises `LeaseHeld`."""
 
         async def beginning() -> Draft | None:
-            event = await store.latest(f"run/{self.run_id}", SESSION_KEY)
+            event = await self._store.latest(self._stream, SESSION_KEY)
             self.newest, type_ = None, ""
             if event is not None:
-                before = await _count(store, self.run_id) if event.erased else 0
+                before = await _count(self._store, self._stream) if event.erased else 0
                 self.newest, type_ = record_of(event, before), event.type
             self._plan = planned(self.newest, type_, self._cause, fresh=fresh)
             if self._plan.replays:
@@ -93,17 +96,33 @@ class Session:
         """A pass that is killed before it gets to what had failed leaves it to be tried again by the next one."""
         return (self.newest.error, "") if self.newest is not None else ("", "")
 
+    def at_end(self, outcome: Outcome, **summaries: Any) -> None:
+        """What is to be recorded with the session's end, if that is how it ends: summaries by their types."""
+        self._last[outcome] = summaries
+
     async def record_summary(self, summary_type: str, summary: Any) -> None:
         """Append a summary to the run as the holder of its sessions."""
         if self._open:
             await self._lease.write(self._summary(summary_type, summary))
 
-    async def end(self, outcome: Outcome = "completed", *, error: BaseException | None = None, **summaries: Any) -> None:
-        """The session is over; summaries of these types are recorded with its end, or not at all."""
+    async def end(self, outcome: Outcome = "completed", *, error: BaseException | None = None, finish: str = "") -> None:
+        """The session is over. With `finish`, which is the reason, the run is completed by the same append."""
         if not self._open:
             return
-        drafts = [self._summary(type_, summary) for type_, summary in summaries.items()]
-        await self._lease.leave(*drafts, self._draft(SESSION_ENDED, outcome=outcome, error=_told(error)))
+        drafts = [self._summary(type_, summary) for type_, summary in self._last.get(outcome, {}).items()]
+        drafts.append(self._draft(SESSION_ENDED, outcome=outcome, error=_told(error)))
+        while finish and (status := await self._store.latest(self._stream, STATUS_KEY)) is not None:
+            if STATUS_OF[status.type] != "active":
+                break
+            completed = Draft(
+                type=RUN_COMPLETED, payload=RunChanged(reason=finish, by=self._store.actor), key=STATUS_KEY,
+                tenant=self._tenant_id, parent=status.ref,
+            )  # fmt: skip
+            with contextlib.suppress(KeyTaken):  # somebody changed the status just now
+                await self._lease.leave(*drafts, completed, guards=[Unique(f"run-status/{status.ref}")])
+                self._open, self.finished = False, True
+                return
+        await self._lease.leave(*drafts)
         self._open = False
 
     async def stop(self, error: BaseException) -> None:
@@ -124,7 +143,7 @@ class Session:
     def _summary(self, summary_type: str, summary: Any) -> Draft:
         record = SummaryAppended(summary_type=summary_type, summary=msgspec.Raw(to_plain_json(summary)))
         key = f"summary::{summary_type}"
-        return Draft(type=records.SUMMARY_APPENDED, payload=record, key=key, tenant=self._tenant_id)
+        return Draft(type=SUMMARY_APPENDED, payload=record, key=key, tenant=self._tenant_id)
 
     def _draft(self, type_: str, *, outcome: Outcome | None = None, error: tuple[str, str] = ("", "")) -> Draft:
         record = SessionRecord(
@@ -134,8 +153,15 @@ class Session:
         return Draft(type=type_, payload=record, key=SESSION_KEY, tenant=self._tenant_id)
 
 
-async def _count(store: Store, run_id: str) -> int:
-    return sum(event.type == SESSION_STARTED for event in await store.read(f"run/{run_id}"))
+async def _count(store: Store, stream: str) -> int:
+    return sum(event.type == SESSION_STARTED for event in await store.read(stream))
+
+
+async def _give_back(steps: Steps, run_id: str) -> None:
+    """Give back what a run that is over holds: unspent money and the lease of its steps."""
+    run = steps.runs.get(run_id)
+    if run is not None and run.held and run.idle:
+        await steps.release(run)
 
 
 def goes_on_later(error: Exception) -> bool:
@@ -158,8 +184,8 @@ async def session_of(store: Store, steps: Steps, run: RunState, *, by: str, caus
         raise UsageError(f"run {run.run_id!r} is in a session of this very task; a session cannot be begun inside itself")
     policy = steps.policy
     lease = SessionLease(store, run.run_id, lease_seconds=policy.lease_seconds, wait_seconds=policy.lease_wait_seconds)
-    session = Session(lease, run, by, cause)
-    await session.begin(store, fresh=fresh)
+    session = Session(store, lease, run, by, cause)
+    await session.begin(fresh=fresh)
     steps.passes.pop(run.run_id, None)
     if not run.held:
         await steps.leases.catch_up(run)
@@ -168,6 +194,8 @@ async def session_of(store: Store, steps: Steps, run: RunState, *, by: str, caus
         with session_scope(f"session-{session.number}"):
             yield session
         await session.end()
+        if session.finished:
+            await _give_back(steps, run.run_id)
     except BaseException as error:
         with anyio.move_on_after(_STOP_SECONDS, shield=True), contextlib.suppress(HarnessError):
             await session.stop(error)
