@@ -39,7 +39,7 @@ SUMMARY_APPENDED = "summary.appended"
 
 STATUS_KEY = "status"  # the key of every event that changes a run's status
 
-Kind = Literal["model", "tool"]
+Kind = Literal["model", "tool", "action", "timer", "pause"]  # the last three are steps of workflows
 Reason = Literal["arguments", "unknown_tool", "capability", "policy", "budget", "middleware", "tool"]
 
 
@@ -126,6 +126,7 @@ class StepStarted(Record, frozen=True, kw_only=True):
     side_effect: bool = False
     idempotency_key: str = ""
     reserved: int = 0
+    due_us: int = 0  # of a timer
 
 
 class Answer(Record, frozen=True, kw_only=True):
@@ -193,7 +194,7 @@ class StepUnknown(Record, frozen=True, kw_only=True):
 
 class StepInterrupted(Record, frozen=True, kw_only=True):
     attempt: int
-    reason: Literal["cancelled", "crash"]
+    reason: Literal["cancelled", "crash", "suspended"]
     cost: int = 0  # what is counted for it: nobody knows what the provider will charge
     overdraft: int = 0
 

@@ -127,7 +127,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One step as the ledger tells it, for timelines and explanations."""
 
     step: str
-    kind: Literal["model", "tool"]
+    kind: Literal["model", "tool", "action", "timer", "pause"]
     name: str
     state: Literal["started", "completed", "failed", "rejected", "unknown", "interrupted", "retried"]
     seq: int

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import anyio
 
@@ -124,7 +124,8 @@ class Steps:
                     await self.leases.hold(run, step)
                     if not run.held or run.steps.get(step) is not entry:
                         continue
-                await self._check_active(run)
+                if run.status != "active" or run.status_upto != self.store.surely_at(run.stream):
+                    await self.check_active(run)
                 return await execute(entry)
             except Fenced:
                 run.let_go()
@@ -142,11 +143,15 @@ class Steps:
             waiting = run.inflight[step] = asyncio.Event()
         await waiting.wait()
 
-    async def _check_active(self, run: RunState) -> None:
+    async def check_active(self, run: RunState) -> None:
+        """Raise `RunNotActive` unless the run is active by its newest status."""
+        at = self.store.surely_at(run.stream)
         event = await self.store.latest(run.stream, records.STATUS_KEY)
         if event is not None and event.seq != run.status_seq:
             run.status = STATUS_OF.get(event.type, run.status)
             run.status_seq = event.seq
+        if at is not None:
+            run.status_upto = at
         if run.status != "active":
             reason = event.load(records.RunChanged).reason if event is not None and not event.erased else ""
             after = "it is over" if run.status in FINAL else "resume or unblock it first"
@@ -159,30 +164,23 @@ class Steps:
 
         What is queued will be written, so this cannot be cancelled: a cancellation is delivered right after it.
         """
-        future = self.store.submit(Write(run.stream, drafts), guards=(run.fence, *guards))
-        cancelled = False
-        try:
-            while True:
-                try:
-                    appended = await asyncio.shield(future)
-                except asyncio.CancelledError:
-                    cancelled = True
-                else:
-                    break
-        finally:
-            task = asyncio.current_task()
-            if cancelled and task is not None:
-                task.uncancel()
-                task.cancel()
-        if appended.last.seq > run.seen:
-            run.seen = appended.last.seq
+        future = self._submit(run, drafts, guards)
+        if not future.done():
+            await _resolved(future)
+        appended = future.result()
+        for event in appended.events:
+            run.wrote(event)
         return appended
 
     def submit(self, run: RunState, *drafts: Draft, guards: Sequence[Guard] = ()) -> Awaitable[Appended]:
         """Append to the run without waiting, for one who is being cancelled or who has more to do."""
-        future = cast("asyncio.Future[Appended]", self.store.submit(Write(run.stream, drafts), guards=(run.fence, *guards)))
-        future.add_done_callback(lambda done: None if done.cancelled() or done.exception() else _seen(run, done.result()))
+        future = self._submit(run, drafts, guards)
+        future.add_done_callback(functools.partial(_wrote, run))
         return future
+
+    def _submit(self, run: RunState, drafts: tuple[Draft, ...], guards: Sequence[Guard]) -> asyncio.Future[Appended]:
+        fenced = (run.fence, *guards) if guards else (run.fence,)
+        return self.store.submit(Write(run.stream, drafts), guards=fenced)  # type: ignore[return-value]
 
     def draft(self, run: RunState, type_: str, payload: records.Record, step: str | None, parent: str | None = None) -> Draft:
         """An event of a step."""
@@ -211,9 +209,28 @@ class Steps:
             self.end(run, step, appended.last)
 
 
-def _seen(run: RunState, appended: Appended) -> None:
-    if appended.last.seq > run.seen:
-        run.seen = appended.last.seq
+def _wrote(run: RunState, done: asyncio.Future[Appended]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        for event in done.result().events:
+            run.wrote(event)
+
+
+async def _resolved(future: asyncio.Future[Appended]) -> None:
+    """Return when it is written, or raise what refused it; a cancellation is delivered after that."""
+    cancelled = False
+    try:
+        while True:
+            try:
+                await asyncio.shield(future)
+            except asyncio.CancelledError:
+                cancelled = True
+            else:
+                return
+    finally:
+        task = asyncio.current_task()
+        if cancelled and task is not None:
+            task.uncancel()
+            task.cancel()
 
 
 class Announcement:
