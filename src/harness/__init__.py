@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.agents import AutonomousAgent
+    from harness.agents.bundles import CodingHarnessTools, ObservabilityTools
     from harness.errors import (
         BudgetExceeded,
         Busy,
@@ -66,6 +67,8 @@ _KERNEL = (
 )  # fmt: skip
 _HOME = {
     "AutonomousAgent": "agents",
+    "CodingHarnessTools": "agents.bundles",
+    "ObservabilityTools": "agents.bundles",
     "MemoryStore": "ledger",
     "SQLiteStore": "ledger",
     **dict.fromkeys(_KERNEL, "kernel"),
@@ -76,6 +79,7 @@ __all__ = [
     "BudgetExceeded",
     "Busy",
     "CapabilityDenied",
+    "CodingHarnessTools",
     "Conflict",
     "DeclarationError",
     "DependencyCycle",
@@ -98,6 +102,7 @@ __all__ = [
     "ModelMalformed",
     "ModelUnavailable",
     "NotFound",
+    "ObservabilityTools",
     "OutcomeUnknown",
     "PolicyDenied",
     "ProcessError",
