@@ -102,9 +102,9 @@ def test_any_text_can_be_searched(text: str) -> None:
 
 @pytest.mark.timeout(20)
 def test_a_long_text_takes_no_quadratic_time() -> None:
-    """Half a megabyte of what nearly matches is searched in a moment."""
+    """A fifth of a megabyte of what nearly matches is searched in a moment."""
     for piece in ("a.", "1 ", "@a.", "+1 ", "DE89 ", "0", "a@", "(0"):
-        text = piece * (500_000 // len(piece))
+        text = piece * (200_000 // len(piece))
         for detector in built_in():
             sum(1 for _ in detector.find(text))
 

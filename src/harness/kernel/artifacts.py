@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,18 +16,27 @@ from harness.kernel.runs import stream_of
 from harness.kernel.tenant import TenantContext
 from harness.ledger import Draft, Store, Unique, Write
 
+if TYPE_CHECKING:
+    from harness.kernel.middleware.scrubbing import Scrubbing
+
 
 class Artifacts:
     """Artifacts and summaries of runs."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, scrubbing: Scrubbing | None = None) -> None:
         self._store = store
+        self._scrubbing = scrubbing
+
+    async def _recorded(self, tenant: TenantContext, value: Any) -> bytes:
+        """The value as JSON that may be recorded."""
+        data = to_plain_json(value)
+        return data if self._scrubbing is None else await self._scrubbing.json(tenant.tenant_id, data)
 
     async def set(
         self, run_id: str, tenant: TenantContext, key: str, value: Any, schema_version: str | None, once: str = ""
     ) -> int:
         """Record a new version; gives its sequence. Raises `TypeError` for what is no JSON."""
-        data = to_plain_json(value)
+        data = await self._recorded(tenant, value)
         artifact = ArtifactSet(
             name=key, digest=hashlib.sha256(data).hexdigest(), value=msgspec.Raw(data), schema_version=schema_version
         )
@@ -54,7 +63,8 @@ class Artifacts:
         self, run_id: str, tenant: TenantContext, summary_type: str, summary: Any, step_key: str | None, once: str = ""
     ) -> int:
         """Record a summary; gives its sequence. Raises `TypeError` for what is no JSON."""
-        record = SummaryAppended(summary_type=summary_type, summary=msgspec.Raw(to_plain_json(summary)), step_key=step_key)
+        data = await self._recorded(tenant, summary)
+        record = SummaryAppended(summary_type=summary_type, summary=msgspec.Raw(data), step_key=step_key)
         return await self._append(run_id, tenant, records.SUMMARY_APPENDED, record, f"summary::{summary_type}", once)
 
     async def latest_summary(self, run_id: str, summary_type: str) -> Any:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from harness.errors import NotFound, UsageError
 from harness.kernel.artifacts import Artifacts
+from harness.kernel.fork_methods import ForkMethods
+from harness.kernel.forks import Forks
 from harness.kernel.identity import current_scope, step_id, step_scope
 from harness.kernel.lifecycle import Lifecycle
 from harness.kernel.matching import POLICIES, ReplayPolicy, core_hash
 from harness.kernel.middleware import Stack
 from harness.kernel.model_call import Ask, Caller
-from harness.kernel.model_step import ModelSteps
+from harness.kernel.model_step import Drifted, ModelSteps
 from harness.kernel.outputs import output_type
 from harness.kernel.policy import KernelPolicy
 from harness.kernel.ports import ModelCallOptions, ModelPort, OutputSchema, RiskLevel, ToolDefinition
@@ -39,7 +42,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _DEFAULT_OPTIONS = ModelCallOptions()
 
 
-class Kernel(RunMethods, SessionMethods, RecordMethods):
+class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods):
     """Executes steps of runs, records them, and gives recorded ones back without executing them again.
 
     `middleware` runs in a fixed order whatever order is given; `tool_port` is a `ToolRegistry` or has a method
@@ -63,13 +66,15 @@ class Kernel(RunMethods, SessionMethods, RecordMethods):
         self.tools = ToolRegistry(tool_port.registry() if tool_port is not None else ())
         self._toolsets = Toolsets(self.tools)
         self._steps = Steps(store, self.policy)
-        stack = Stack(middleware or ())
+        stack = Stack(() if middleware is None else middleware, store)
+        self._steps.scrubbing = stack.scrubbing
         self._model_steps = ModelSteps(Caller(self._steps, model_port, stack))
         calls = ToolCalls(self._steps, self._toolsets, stack)
         self._unknowns = Unknowns(calls, self._questions)
         self._tool_steps = ToolSteps(calls, self._unknowns)
         self._lifecycle = Lifecycle(store, self._steps)
-        self._artifacts = Artifacts(store)
+        self._artifacts = Artifacts(store, stack.scrubbing)
+        self._forks = Forks(store, self._steps)
         self._people: Questions | None = None
         self._closed = False
 
@@ -124,15 +129,15 @@ class Kernel(RunMethods, SessionMethods, RecordMethods):
         """Ask a model, or give back what it said when this step was executed before.
 
         The step's identity is allotted when this is called, so calls may be gathered. `tools` are the caller's own, before
-        the kernel's. Raises `ReplayConsistencyError` (other inputs under a recorded step), `ModelError` and `StepFailed`
+        the kernel's. Under `fork_on_drift` the result of a step that was recorded with other inputs is that of a fork:
+        go on with the result's `run_id`. Raises `ReplayConsistencyError` (other inputs under a recorded step), `ModelError` and `StepFailed`
         (recorded failures, raised again on replay unless `retry_failed_step`), `BudgetExceeded`, `RunNotActive`, what a
         middleware raises, and `LeaseHeld` if another kernel keeps the run for too long.
         """
         self._open()
         if replay_policy not in POLICIES:
             raise UsageError(f"replay_policy is one of {', '.join(sorted(POLICIES))}, not {replay_policy!r}")
-        if replay_policy == "fork_on_drift":
-            raise UsageError("replay_policy 'fork_on_drift' is not supported yet; use 'strict' or 'allow_prompt_drift'")
+
         scope = _scope(parent_step_key)
         step = self._steps.allot(run_id, scope, "model", step_key)
 
@@ -151,7 +156,12 @@ class Kernel(RunMethods, SessionMethods, RecordMethods):
                 options=options, toolset=toolset, visible=visible, policy=replay_policy, retry_failed=retry_failed_step,
                 parent=self._steps.parent_of(run, scope, parent_step_key),
             )  # fmt: skip
-            return await self._model_steps.step(run, ask)
+            if replay_policy != "fork_on_drift":
+                return await self._model_steps.step(run, ask)
+            try:
+                return await self._model_steps.step(run, dataclasses.replace(ask))  # middleware changes what it gets
+            except Drifted as drifted:
+                return await self._forks.go_on(run, ask, drifted, self._model_steps.step)
 
         return take()
 

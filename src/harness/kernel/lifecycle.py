@@ -31,6 +31,7 @@ _FROM: dict[str, frozenset[str]] = {
     records.RUN_REOPENED: frozenset({"completed"}),
 }
 _RETRIES = 20
+MAX_RUN_ID_BYTES = 350
 
 
 class Lifecycle:
@@ -44,7 +45,7 @@ class Lifecycle:
     async def start(self, tenant: TenantContext, run_id: str | None, parent_run: str | None) -> RunHandle:
         """Begin a run. Raises `RunExists`."""
         run_id = run_id or secrets.token_hex(16)
-        if not _nameable(run_id):
+        if not nameable(run_id):
             raise UsageError(f"a run's id has 1 to 350 characters, none of them a space or control character: {run_id!r}")
         run = RunState(run_id)
         lease = await self._store.lease(run.lease)
@@ -85,6 +86,8 @@ class Lifecycle:
         for _ in range(_RETRIES):
             event = await self._status_event(run_id)
             status = STATUS_OF[event.type]
+            if self._steps.scrubbing is not None:
+                changed = await self._steps.scrubbing.changed(event.tenant, changed)
             if status not in _FROM[type_]:
                 raise RunNotActive(f"run {run_id!r} is {status}, so it cannot become {STATUS_OF[type_]} by {type_!r}")
             draft = Draft(type=type_, payload=changed, key=records.STATUS_KEY, tenant=event.tenant, parent=event.ref)
@@ -160,8 +163,10 @@ def handle_of(run: RunState) -> RunHandle:
     )  # fmt: skip
 
 
-def _nameable(run_id: str) -> bool:
-    return len(run_id.encode("utf-8", "surrogatepass")) <= 350 and all(c > " " and c != "\x7f" for c in run_id)
+def nameable(run_id: str) -> bool:
+    """Whether a run may have this id."""
+    size = len(run_id.encode("utf-8", "surrogatepass"))
+    return 0 < size <= MAX_RUN_ID_BYTES and all(c > " " and c != "\x7f" for c in run_id)
 
 
 def _status(event: Event, head: Head, started_us: int) -> RunStatus:

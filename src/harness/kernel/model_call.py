@@ -11,13 +11,22 @@ from typing import Any
 import anyio
 import msgspec
 
-from harness.errors import BudgetExceeded, HarnessError, ModelError, ModelUnavailable, StepFailed, StepRejected, UsageError
+from harness.errors import (
+    BudgetExceeded,
+    HarnessError,
+    ModelError,
+    ModelMalformed,
+    ModelUnavailable,
+    StepFailed,
+    StepRejected,
+    UsageError,
+)
 from harness.kernel import matching, records, replay
 from harness.kernel.middleware import Stack
 from harness.kernel.outputs import OutputType, read_answer
 from harness.kernel.ports import Message, ModelCallOptions, ModelPort, ModelRequest, ModelResult, OutputSchema, Usage
 from harness.kernel.records import Answer, ModelInputs, Recorded, StepEnded, StepStarted
-from harness.kernel.results import StepModelResult
+from harness.kernel.results import StepModelResult, newest_prompt
 from harness.kernel.runs import Entry, RunState
 from harness.kernel.steps import Announcement, Steps
 from harness.kernel.tenant import TenantContext
@@ -140,6 +149,15 @@ def result_of(
     )  # fmt: skip
 
 
+def answer_of(result: ModelResult, raw: bytes | None) -> Answer:
+    """What is recorded of a model's answer; `raw` is its output as JSON."""
+    same = raw is not None and result.text.encode(errors="replace") == raw
+    return Answer(
+        output=records.raw(raw), text="" if same else result.text, text_is_output=same, tool_calls=result.tool_calls,
+        usage=result.usage, stop_reason=result.stop_reason, model=result.model, native=result.native,
+    )  # fmt: skip
+
+
 @dataclass(slots=True)
 class _Attempt:
     """One call that is being made."""
@@ -194,9 +212,12 @@ class Execution:
             output, raw = read_answer(result, ask.expected)
             if self._caller.stack.watches_models:
                 await self._caller.stack.after_model(
-                    run_id=run.run_id, tenant=ask.tenant, model=ask.model, usage=result.usage, output=output,
-                    tool_calls=result.tool_calls,
+                    run_id=run.run_id, tenant=ask.tenant, model=ask.model, step=ask.step, usage=result.usage, output=output,
+                    text=result.text, tool_calls=result.tool_calls,
                 )  # fmt: skip
+            answer = answer_of(result, raw)
+            if self._caller.stack.scrubbing is not None:
+                answer, output = await self._scrubbed(answer, output)
         except UsageError as error:  # the port cannot do what is asked of it, and has done nothing
             attempt.announcement.close()
             self._steps.purse.settle(run, reserved=reserved, cost=0)
@@ -214,7 +235,7 @@ class Execution:
         except BaseException:
             self._interrupt(attempt)
             raise
-        return await self._complete(attempt, result, output, raw)
+        return await self._complete(attempt, result, output, answer)
 
     async def _admit(self) -> int:
         """Everything that may refuse the call. Gives what was reserved for it."""
@@ -227,8 +248,9 @@ class Execution:
                 reserved = await self._steps.purse.reserve(run, ask.tenant, self._caller.estimate(ask))
             if stack.admits_models:
                 await stack.before_model(
-                    run_id=run.run_id, tenant=ask.tenant, model=ask.model, reserved_usd=reserved / 1_000_000
-                )
+                    run_id=run.run_id, tenant=ask.tenant, model=ask.model, step=ask.step, prompt=newest_prompt(ask.messages),
+                    reserved_usd=reserved / 1_000_000,
+                )  # fmt: skip
         except Exception as error:
             self._steps.purse.settle(run, reserved=reserved, cost=0)
             if not isinstance(error, HarnessError) or isinstance(error, StepRejected):
@@ -291,7 +313,8 @@ class Execution:
         overdraft, guards = self._steps.purse.settle(self._run, reserved=attempt.reserved, cost=cost)
         ended = StepEnded(
             kind="model", name=ask.model, input=ask.input, core=ask.core, attempt=self._attempt, tools=ask.toolset.digest,
-            answer=answer, error="" if error is None else type(error).__name__, message="" if error is None else str(error),
+            answer=answer, error="" if error is None else type(error).__name__,
+            message="" if error is None else await self._words(error),
             cost=cost, overdraft=overdraft,
             started=None if announced else StepStarted(kind="model", name=ask.model, model=attempt.inputs),
         )  # fmt: skip
@@ -299,12 +322,24 @@ class Execution:
         self._steps.end(self._run, ask.step, event)
         return event.seq, ended
 
-    async def _complete(self, attempt: _Attempt, result: ModelResult, output: Any, raw: bytes | None) -> StepModelResult:
-        same = raw is not None and result.text.encode(errors="replace") == raw
-        answer = Answer(
-            output=records.raw(raw), text="" if same else result.text, text_is_output=same, tool_calls=result.tool_calls,
-            usage=result.usage, stop_reason=result.stop_reason, model=result.model, native=result.native,
-        )  # fmt: skip
+    async def _scrubbed(self, answer: Answer, output: Any) -> tuple[Answer, Any]:
+        """The answer as it may be recorded, and what the caller gets for it, now as on replay."""
+        assert self._caller.stack.scrubbing is not None
+        scrubbed = await self._caller.stack.scrubbing.answer(self._run.tenant_id, answer)
+        if scrubbed.output == answer.output:
+            return scrubbed, output
+        try:
+            return scrubbed, self._ask.expected.restore(bytes(scrubbed.output))
+        except ValueError as error:
+            told = "the answer holds what may not be recorded, and its schema has no room for a placeholder there"
+            raise ModelMalformed(told) from error
+
+    async def _words(self, error: Exception) -> str:
+        """What may be recorded of an error."""
+        scrubbing = self._caller.stack.scrubbing
+        return str(error) if scrubbing is None else await scrubbing.text(self._run.tenant_id, str(error))
+
+    async def _complete(self, attempt: _Attempt, result: ModelResult, output: Any, answer: Answer) -> StepModelResult:
         cost = self._caller.cost(self._ask.model, result.usage)
         seq, ended = await self._end(attempt, records.STEP_COMPLETED, cost, answer=answer)
         return result_of(self._run.run_id, self._ask.step, seq, ended, answer, None, output=output)
@@ -318,8 +353,8 @@ class Execution:
         seconds = self._steps.policy.retry_seconds(self._attempt, error.retry_after_seconds)
         self._not_before_us = self._steps.store.clock.now_us() + round(seconds * 1_000_000)
         retried = records.StepRetried(
-            attempt=self._attempt, error=type(error).__name__, message=str(error), next_at_us=self._not_before_us, cost=cost,
-            overdraft=overdraft,
+            attempt=self._attempt, error=type(error).__name__, message=await self._words(error), next_at_us=self._not_before_us,
+            cost=cost, overdraft=overdraft,
         )  # fmt: skip
         started = [] if announced else self._announced()[len(self._pending) :]
         event = await self._write(attempt, [*started, self._draft(records.STEP_RETRIED, retried)], guards)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 
 from harness.errors import ReplayConsistencyError
@@ -16,6 +18,23 @@ from harness.kernel.results import StepModelResult, newest_prompt
 from harness.kernel.runs import Entry, RunState
 
 _decode = msgspec.json.Decoder(Recorded).decode
+
+
+Told = tuple[tuple[str, ...], str]  # the names of what differs, and the nearest difference
+
+
+class Drifted(Exception):
+    """A recorded step was asked with other inputs under `fork_on_drift`. Never leaves the kernel."""
+
+    def __init__(
+        self, *, stream: str, seq: int, input: str, tools: tuple[str, ...], told: Callable[[], Awaitable[Told]]
+    ) -> None:
+        super().__init__(f"{stream}#{seq}")
+        self.stream = stream  # where the step was recorded
+        self.seq = seq  # its end
+        self.input = input  # hash of the present inputs
+        self.tools = tools  # that are gone or have another signature
+        self.told = told
 
 
 class ModelSteps:
@@ -60,10 +79,13 @@ class ModelSteps:
         )  # fmt: skip
         try:
             invocation = await self._stack.prepare_model(invocation)
+            messages = invocation.messages
+            if self._stack.scrubbing is not None:  # once more, for what other hooks put in
+                messages = await self._stack.scrubbing.messages(run.tenant_id, messages)
         except Exception as error:
             await self._refuse(run, ask, error)
             raise
-        ask.model, ask.messages, ask.options = invocation.model, invocation.messages, invocation.options
+        ask.model, ask.messages, ask.options = invocation.model, messages, invocation.options
         ask.hash()
 
     async def _refuse(self, run: RunState, ask: Ask, error: Exception) -> None:
@@ -102,6 +124,9 @@ class ModelSteps:
         if match is Match.PROMPT_DRIFT and not tools and ask.policy == "allow_prompt_drift":
             await self._note_drift(run, ask, ended)
             return ("prompt",)
+        if ask.policy == "fork_on_drift":
+            stream, seq = run.place_of(ask.step)
+            raise Drifted(stream=stream, seq=seq, input=ask.input, tools=tools, told=lambda: self._told(run, ask, ended, tools))
         raise await self._inconsistent(run, ask, ended, tools)
 
     async def _note_drift(self, run: RunState, ask: Ask, ended: StepEnded) -> None:
@@ -113,14 +138,18 @@ class ModelSteps:
             drifted = records.StepDrifted(recorded_input=ended.input, input=ask.input, fields=("prompt",))
             await self._steps.write(run, self._steps.draft(run, records.STEP_DRIFTED, drifted, ask.step))
 
-    async def _inconsistent(self, run: RunState, ask: Ask, ended: StepEnded, tools: tuple[str, ...]) -> ReplayConsistencyError:
+    async def _told(self, run: RunState, ask: Ask, ended: StepEnded, tools: tuple[str, ...]) -> Told:
+        """Which inputs differ, and the nearest difference."""
         from harness.kernel import history
 
-        started = await history.started(self._steps.store, *history.place_of(run, ask.step), ask.step, ended)
+        started = await history.started(self._steps.store, *run.place_of(ask.step), ask.step, ended)
         before, now = started.model if started else None, ask.inputs()
         fields = (*matching.changed_fields(before, now), *tools) if before is not None else ("input", *tools)
         where = matching.difference(fields[0], before, now) if before is not None and fields and fields[0] not in tools else ""
-        where = where or ", ".join(fields)
+        return fields, where or ", ".join(fields)
+
+    async def _inconsistent(self, run: RunState, ask: Ask, ended: StepEnded, tools: tuple[str, ...]) -> ReplayConsistencyError:
+        fields, where = await self._told(run, ask, ended, tools)
         return ReplayConsistencyError(
             f"step {ask.step!r} of run {run.run_id!r} was recorded with other inputs ({', '.join(fields)}); {where}."
             " Give it another step_key, or undo the change",

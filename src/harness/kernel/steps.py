@@ -10,7 +10,7 @@ import contextlib
 import functools
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
@@ -24,6 +24,9 @@ from harness.kernel.records import Kind, Reason
 from harness.kernel.runs import FINAL, STATUS_OF, Entry, RunState
 from harness.kernel.tenant import TenantContext
 from harness.ledger import Appended, Draft, Event, Guard, Store, Write
+
+if TYPE_CHECKING:
+    from harness.kernel.middleware.scrubbing import Scrubbing
 
 T = TypeVar("T")
 
@@ -40,6 +43,7 @@ class Steps:
         self.passes: dict[str, Ordinals] = {}  # they outlive a run that is forgotten or read anew
         self.leases = Leases(store, self.runs, lease_seconds=policy.lease_seconds, wait_seconds=policy.lease_wait_seconds)
         self.purse = Purse(store, lambda run, drafts, guards: self.write(run, *drafts, guards=guards), self._release_others)
+        self.scrubbing: Scrubbing | None = None  # what must be asked before a text of others is recorded
         self._opening: dict[str, anyio.Lock] = {}
 
     # Opening
@@ -200,8 +204,9 @@ class Steps:
         arguments: bytes | None = None, tool_version: str = "",
     ) -> None:  # fmt: skip
         """Record that a step was refused before it was executed, unless just that is recorded."""
+        message = str(error) if self.scrubbing is None else await self.scrubbing.text(run.tenant_id, str(error))
         rejected = records.StepRejected(
-            kind=kind, name=name, input=input_hash, reason=reason, error=type(error).__name__, message=str(error),
+            kind=kind, name=name, input=input_hash, reason=reason, error=type(error).__name__, message=message,
             tool_version=tool_version, arguments=records.raw(arguments),
         )  # fmt: skip
         if not replay.same_rejection(run.steps.get(step), rejected):

@@ -12,6 +12,7 @@ import msgspec
 
 from harness.errors import CapabilityDenied, HarnessError, OutcomeUnknown, StepFailed, StepRejected, ToolRejected
 from harness.kernel import matching, records, replay
+from harness.kernel.encoding import to_json
 from harness.kernel.middleware import Stack
 from harness.kernel.records import Reason, Recorded, StepEnded, StepStarted, StepUnknown
 from harness.kernel.results import StepToolResult
@@ -39,12 +40,14 @@ class ToolAsk:
     parent: str | None = None
     replay_rejections: bool = False
     retry_failed: bool = False
-    arguments_json: bytes = b"{}"
+    arguments_json: bytes = b"{}"  # as they are recorded
+    given: bytes | None = None  # as the tool gets them, if that differs
     input: str = ""
 
-    def take(self, arguments_json: bytes) -> None:
-        """These are the arguments."""
+    def take(self, arguments_json: bytes, given: bytes | None = None) -> None:
+        """These are the arguments; `given` are those with what must not be recorded."""
         self.arguments_json = arguments_json
+        self.given = given
         self.input = matching.tool_input_hash(self.name, arguments_json)
 
 
@@ -72,11 +75,18 @@ class ToolCalls:
         if error is None:
             assert ask.tool is not None
             try:
-                return ask.tool, ask.tool.bind(ask.arguments_json)
+                return ask.tool, self.bound(run, ask, ask.tool)
             except StepRejected as refused:
                 reason, error = "arguments", refused
         await self.reject(run, ask, reason, error)
         raise error
+
+    def bound(self, run: RunState, ask: ToolAsk, tool: Tool) -> dict[str, Any]:
+        """The arguments to call the tool with. Raises `StepRejected` for what is wrong with them."""
+        arguments_json = ask.arguments_json if ask.given is None else ask.given
+        if self.stack.scrubbing is not None:
+            arguments_json = self.stack.scrubbing.real(run.tenant_id, ask.name, arguments_json)
+        return tool.bind(arguments_json)
 
     def refusal(self, ask: ToolAsk) -> tuple[Reason, StepRejected | None]:
         """Why the tenant may not call this tool."""
@@ -92,9 +102,12 @@ class ToolCalls:
 
     async def reject(self, run: RunState, ask: ToolAsk, reason: Reason, error: Exception) -> None:
         """Record a refusal."""
+        arguments = ask.arguments_json
+        if self.stack.scrubbing is not None:
+            arguments = await self.stack.scrubbing.json(run.tenant_id, arguments)
         await self.steps.reject(
             run, ask.step, kind="tool", name=ask.name, input_hash=ask.input, reason=reason, error=error,
-            arguments=ask.arguments_json, tool_version=ask.tool.version if ask.tool else "",
+            arguments=arguments, tool_version=ask.tool.version if ask.tool else "",
         )  # fmt: skip
 
     # The call
@@ -117,10 +130,16 @@ class ToolCalls:
         data = result_bytes(tool.name, value)  # pyright: ignore[reportPossiblyUnboundVariable]
         if not self.stack.prepares_results:
             return data
-        changed = await self.stack.prepare_tool_result(
-            run_id=run.run_id, tenant=ask.tenant, tool_name=tool.name, result_json=data.decode()
-        )
-        return data if changed.encode() == data else result_bytes(tool.name, msgspec.json.decode(changed))
+        try:
+            changed = await self.stack.prepare_tool_result(
+                run_id=run.run_id, tenant=ask.tenant, tool_name=tool.name, step=ask.step, result_json=data.decode()
+            )
+            return data if changed.encode() == data else to_json(msgspec.json.decode(changed))
+        except Exception as error:
+            if not tool.side_effect:
+                raise
+            told = f"it ran, but middleware did not take its result: {type(error).__name__}: {error}"
+            raise _Unknown("tool", told) from error
 
     def context(self, run: RunState, ask: ToolAsk, key: str, attempt: int) -> ToolExecutionContext:
         """What the tool may know."""
@@ -233,6 +252,8 @@ class ToolCalls:
 
     async def complete(self, run: RunState, ask: ToolAsk, ended: StepEnded, *, before: Sequence[Draft] = ()) -> StepToolResult:
         """Record a result."""
+        if self.stack.scrubbing is not None:
+            ended = await self.stack.scrubbing.ended(run.tenant_id, ended)
         appended = await self.steps.write(run, *before, self._draft(run, ask, records.STEP_COMPLETED, ended))
         self.steps.end(run, ask.step, appended.last)
         return result_of(run, ask, appended.last.seq, ended, replayed=False)
@@ -252,6 +273,8 @@ class ToolCalls:
 
     async def fail(self, run: RunState, ask: ToolAsk, ended: StepEnded, *, before: Sequence[Draft] = ()) -> None:
         """Record a failure."""
+        if self.stack.scrubbing is not None:
+            ended = await self.stack.scrubbing.ended(run.tenant_id, ended)
         appended = await self.steps.write(run, *before, self._draft(run, ask, records.STEP_FAILED, ended))
         self.steps.end(run, ask.step, appended.last)
 
@@ -261,6 +284,8 @@ class ToolCalls:
 
     async def unknown(self, run: RunState, ask: ToolAsk, attempt: int, why: Why, message: str = "", question: str = "") -> None:
         """Record that nobody knows whether the effect happened."""
+        if message and self.stack.scrubbing is not None:
+            message = await self.stack.scrubbing.text(run.tenant_id, message)
         unknown = StepUnknown(name=ask.name, input=ask.input, attempt=attempt, reason=why, message=message, question=question)
         appended = await self.steps.write(run, self._draft(run, ask, records.STEP_UNKNOWN, unknown))
         event, entry = appended.last, run.steps[ask.step]

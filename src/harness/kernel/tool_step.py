@@ -6,7 +6,7 @@ import msgspec
 
 from harness.errors import ReplayConsistencyError, StepRejected
 from harness.kernel import matching, records, replay
-from harness.kernel.records import Recorded, StepEnded, StepStarted
+from harness.kernel.records import Reason, Recorded, StepEnded, StepStarted
 from harness.kernel.results import StepToolResult, decoded
 from harness.kernel.runs import Entry, RunState
 from harness.kernel.tool_call import ToolAsk, ToolCalls, result_of
@@ -48,24 +48,28 @@ class ToolSteps:
         try:
             ask.take(canonical_arguments(arguments))
         except StepRejected as error:
-            await self._refuse(run, ask, error)
+            await self._refuse(run, ask, "arguments", error)
             raise
         if self._stack.prepares_tools:
             try:
                 prepared = await self._stack.prepare_tool_request(
-                    run_id=run.run_id, tenant=ask.tenant, tool_name=ask.name, arguments_json=ask.arguments_json.decode()
-                )
+                    run_id=run.run_id, tenant=ask.tenant, tool_name=ask.name, step=ask.step,
+                    arguments_json=ask.arguments_json.decode(),
+                )  # fmt: skip
                 ask.take(canonical_arguments(prepared))
             except Exception as error:
-                await self._refuse(run, ask, error)
+                await self._refuse(run, ask, "middleware", error)
                 raise
+        if self._stack.scrubbing is not None:
+            given = ask.arguments_json
+            ask.take(await self._stack.scrubbing.json(run.tenant_id, given), given)
 
-    async def _refuse(self, run: RunState, ask: ToolAsk, error: Exception) -> None:
+    async def _refuse(self, run: RunState, ask: ToolAsk, reason: Reason, error: Exception) -> None:
         async def over(entry: Entry) -> bool | None:
             return True if entry.type != records.STEP_REJECTED else None
 
         async def record(_: Entry | None) -> bool:
-            await self._calls.reject(run, ask, "arguments" if isinstance(error, StepRejected) else "middleware", error)
+            await self._calls.reject(run, ask, reason, error)
             return True
 
         await self._steps.once(run, ask.step, over, record)
@@ -101,7 +105,7 @@ class ToolSteps:
         if started is None:
             from harness.kernel import history
 
-            started = await history.started(self._steps.store, *history.place_of(run, ask.step), ask.step, ended)
+            started = await history.started(self._steps.store, *run.place_of(ask.step), ask.step, ended)
         fields, where = ["arguments"], "the recorded arguments were erased"
         if started is not None and started.name != ask.name:
             fields, where = ["tool_name"], f"tool_name: recorded {started.name!r}, now {ask.name!r}"

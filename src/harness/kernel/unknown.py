@@ -41,6 +41,9 @@ class Unknowns:
         _, refused = self._calls.refusal(ask)
         if refused is not None and ask.tool is not None:
             raise refused
+        elsewhere = run.unsettled.get(ask.step)
+        if elsewhere is not None and elsewhere[1] == intent.attempt:  # perhaps it is at work in another run just now
+            return await self._ask(run, ask, entry, intent, begun_as=elsewhere[0])
         match policy:
             case "retry":
                 return await self.again(run, ask, entry, intent)
@@ -55,7 +58,7 @@ class Unknowns:
     async def again(self, run: RunState, ask: ToolAsk, entry: Entry, intent: StepStarted) -> StepToolResult:
         """Run the tool again, with the idempotency key of the first attempt."""
         tool = self._tool(ask)
-        bound = tool.bind(ask.arguments_json)
+        bound = self._calls.bound(run, ask, tool)
         before = [] if entry.type == records.STEP_UNKNOWN else [self._lost(run, ask, intent)]
         return await self._calls.effect(
             run, ask, tool, bound, attempt=intent.attempt + 1, key=intent.idempotency_key, before=before
@@ -68,7 +71,7 @@ class Unknowns:
             raise UsageError(f"{tool.name} has no probe; record its outcome or run it again")
         context = self._calls.context(run, ask, intent.idempotency_key, intent.attempt)
         try:
-            found = await tool.ask_probe(tool.bind(ask.arguments_json), context)
+            found = await tool.ask_probe(self._calls.bound(run, ask, tool), context)
         except Exception as error:
             await self._note(run, ask, entry, intent, message=f"the probe failed: {type(error).__name__}: {error}")
             raise OutcomeUnknown(f"{ask.name}: its probe failed ({error}); reconcile step {ask.step!r} by hand") from error
@@ -89,16 +92,19 @@ class Unknowns:
         ended = self._calls.ended(ask, intent.attempt, error="OutcomeUnknown", message=message, reconciled=by)
         await self._calls.fail(run, ask, ended)
 
-    async def _ask(self, run: RunState, ask: ToolAsk, entry: Entry, intent: StepStarted) -> StepToolResult:
+    async def _ask(
+        self, run: RunState, ask: ToolAsk, entry: Entry, intent: StepStarted, *, begun_as: str = ""
+    ) -> StepToolResult:
         from harness.people import Choice, digest_of
 
+        where = f" as {begun_as}, before the fork of this run," if begun_as else ""
         arguments = bytes(intent.arguments).decode()
         digest = digest_of((run.run_id, ask.step, ask.name, arguments, intent.attempt))
         question = await self._questions().ask(
             "reconcile",
             f"{run.stream}#{ask.step}",
             digest=digest,
-            text=f"{ask.name}({arguments}) was begun and has no recorded end. Did it happen?",
+            text=f"{ask.name}({arguments}) was begun{where} and has no recorded end. Did it happen?",
             choices=(
                 Choice("completed", "it happened"),
                 Choice("failed", "it did not, and must not"),
@@ -111,7 +117,8 @@ class Unknowns:
             return await self._answered(run, ask, entry, intent, question)
         await self._note(run, ask, entry, intent, message="", question=question.id)
         raise OutcomeUnknown(
-            f"{ask.name} was begun and has no recorded end: answer question {question.id}, or reconcile step {ask.step!r}"
+            f"{ask.name} was begun{where} and has no recorded end:"
+            f" answer question {question.id}, or reconcile step {ask.step!r}"
         )
 
     async def _answered(

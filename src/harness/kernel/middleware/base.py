@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from harness.kernel.ports import Message, ModelCallOptions, ToolDefinition
 from harness.kernel.tenant import TenantContext
+from harness.ledger import Store
 
 SCRUB, QUOTA, CAPABILITY, SAFETY, CUSTOM = range(5)
 HOOKS = ("prepare_model", "before_model", "after_model", "prepare_tool_request", "prepare_tool_result")
@@ -32,6 +33,10 @@ class KernelMiddleware:
     """
 
     rank: ClassVar[int] = CUSTOM
+
+    def bound(self, store: Store) -> KernelMiddleware:
+        """This middleware as one kernel uses it; the kernel's ledger is `store`."""
+        return self
 
     async def prepare_model(self, invocation: ModelInvocation) -> ModelInvocation:
         """Change or refuse what is sent to the model. Runs on replay too, so it must be deterministic."""

@@ -118,17 +118,26 @@ def cn_resident(number: str) -> bool:
 
 
 # The dihedral group of order ten, and Verhoeff's permutations, a row each.
-_D = [tuple(map(int, row)) for row in "0123456789 1234067895 2340178956 3401289567 4012395678"
-      " 5987604321 6598710432 7659821043 8765932104 9876543210".split()]  # fmt: skip
-_P = [tuple(map(int, row)) for row in "0123456789 1576283094 5803796142 8916043527 9453126870"
-      " 4286573901 2793806415 7046913258".split()]  # fmt: skip
+_D = (
+    "0123456789",
+    "1234067895",
+    "2340178956",
+    "3401289567",
+    "4012395678",
+    "5987604321",
+    "6598710432",
+    "7659821043",
+    "8765932104",
+    "9876543210",
+)
+_P = ("0123456789", "1576283094", "5803796142", "8916043527", "9453126870", "4286573901", "2793806415", "7046913258")
 
 
 def in_aadhaar(number: str) -> bool:
     """Aadhaar: Verhoeff."""
     check = 0
     for index, digit in enumerate(reversed(number)):
-        check = _D[check][_P[index % 8][int(digit)]]
+        check = int(_D[check][int(_P[index % 8][int(digit)])])
     return check == 0
 
 

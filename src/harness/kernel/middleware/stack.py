@@ -9,18 +9,26 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.errors import UsageError
 from harness.kernel.middleware.base import CUSTOM, HOOKS, KernelMiddleware, ModelInvocation
 from harness.kernel.ports import Message
 
+if TYPE_CHECKING:
+    from harness.kernel.middleware.scrubbing import Scrubbing
+    from harness.ledger import Store
+
 
 class Stack:
     """Middleware in its order, with only the hooks that do something."""
 
-    def __init__(self, middleware: Iterable[Any] = ()) -> None:
-        self.items: Sequence[Any] = sorted(_listed(middleware), key=lambda item: getattr(item, "rank", CUSTOM))
+    def __init__(self, middleware: Iterable[Any] = (), store: Store | None = None) -> None:
+        ranked = sorted(_listed(middleware), key=_rank)
+        self.items: Sequence[Any] = ranked if store is None else [_bound(item, store) for item in ranked]
+        self.scrubbing: Scrubbing | None = next(
+            (each for item in self.items if (each := getattr(item, "scrubbing", None))), None
+        )
         self._prepare_model = self._hooks("prepare_model")
         self._before_model = self._hooks("before_model")
         self._after_model = self._hooks("after_model")
@@ -83,6 +91,16 @@ def _listed(middleware: Iterable[Any]) -> list[Any]:
             if not callable(getattr(item, name)):
                 raise UsageError(f"{_told(item)}.{name} is no method, so it is no hook")
     return listed
+
+
+def _rank(item: Any) -> int:
+    rank = getattr(item, "rank", CUSTOM)
+    return rank if isinstance(rank, int) else CUSTOM
+
+
+def _bound(item: Any, store: Store) -> Any:
+    """The item as this kernel uses it."""
+    return item.bound(store) if isinstance(item, KernelMiddleware) else item
 
 
 def _told(item: object) -> str:
