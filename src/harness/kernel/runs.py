@@ -91,6 +91,7 @@ class RunState:
         self.prefixes: dict[bytes, int] = {}  # conversations that were recorded here, by digest, and in which event
         self.schemas: set[str] = set()  # of outputs, by digest, that were recorded here in full
         self.status_seq = 0
+        self.status_upto = 0  # up to this sequence no status event is missing here
         self.status: Status = "active"
         # What this kernel object does with it:
         self.token = 0  # the newest lease token that was seen
@@ -102,12 +103,22 @@ class RunState:
 
     # Folding
 
+    def wrote(self, event: Event) -> None:
+        """An event of it was written here, where its meaning is known already, unless it changes the status."""
+        seq = event.seq
+        if seq > self.seen:
+            self.seen = seq
+        if seq == self.status_upto + 1 and event.key != records.STATUS_KEY:
+            self.status_upto = seq
+
     def fold(self, event: Event) -> None:
         """Take the next event. What an erased one said of a step is that it happened."""
         seq = event.seq
         if seq <= self.seen:
             return
         self.seen = seq
+        if seq == self.status_upto + 1:
+            self.status_upto = seq
         type_, data = event.type, event.data
         if type_ == records.STEP_COMPLETED:  # nearly every event of a long run
             key = event.key or ""
@@ -195,8 +206,12 @@ class RunState:
         self.toolsets.update(before.toolsets)
         self.drifts.update(before.drifts)
 
-    # The lease
+    def place_of(self, step: str) -> tuple[str, int]:
+        """The stream and the sequence of the newest event of a step, which may be another run's that this is a fork of."""
+        entry = self.steps[step]
+        return entry.stream or self.stream, entry.seq
 
+    # The lease
     def hold(self, token: int, expires_us: int) -> None:
         """This kernel has the run's lease from now on."""
         self.token = token

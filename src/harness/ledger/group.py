@@ -88,6 +88,7 @@ class GroupCommit:
         self._armed: asyncio.AbstractEventLoop | None = None  # where a timer watches how long the queue waits at the gate
         self._at_gate = False  # the thread waits to be let in
         self._blocked_seconds = 0.0  # how long a commit has waited for the disk lately
+        self.writing = False  # what the writer knows is not committed yet
         self._closed = False
         self._lock = threading.Lock()
         self._news = threading.Condition(self._lock)  # for the thread
@@ -166,14 +167,21 @@ class GroupCommit:
             self._queue = []
             self._alone = len(entries) == 1
         try:
+            self._write_all(entries)
+        finally:
+            self._gate.leave()
+            for entry in entries:
+                entry.resolve()
+
+    def _write_all(self, entries: list[Entry]) -> None:
+        self.writing = True
+        try:
             if len(entries) <= 2:  # that waits as long as it must, so there is nothing to learn
                 self._commit(entries)
             else:
                 self._timed_commit(entries)
         finally:
-            self._gate.leave()
-            for entry in entries:
-                entry.resolve()
+            self.writing = False
 
     def _timed_commit(self, entries: list[Entry]) -> None:
         began, worked = time.perf_counter(), time.thread_time()
@@ -227,10 +235,8 @@ class GroupCommit:
                 entry.error = refused
             return entries
         try:
-            if len(entries) > 2:
-                self._timed_commit(entries)
-            elif entries:
-                self._commit(entries)
+            if entries:
+                self._write_all(entries)
         finally:
             self._gate.leave()
         return entries

@@ -135,6 +135,9 @@ class MemoryStore:
 
     # Reading
 
+    def surely_at(self, stream: str) -> int | None:
+        return len(self._streams.get(stream, ()))
+
     async def head(self, stream: str) -> Head | None:
         indexes = self._streams.get(stream)
         return _head(self._events[indexes[-1]]) if indexes else None

@@ -164,6 +164,12 @@ class SQLiteStore:
         except OverflowError as error:
             raise LedgerError(f"no ledger has numbers as large as that: {error}") from error
 
+    def surely_at(self, stream: str) -> int | None:
+        if self._writer is None:
+            return None
+        seq = self._writer.known_seq(stream)
+        return seq if seq and not self._group.writing and self._gate.ours() else None
+
     async def head(self, stream: str) -> Head | None:
         rows = self._rows(f"{_HEADS} WHERE s.name = ?", (stream,))
         return _head(rows[0]) if rows else None

@@ -91,6 +91,10 @@ class Store(Protocol):
 
     def submit(self, *writes: Write, guards: Sequence[Guard] = ()) -> Awaitable[Appended]: ...
 
+    def surely_at(self, stream: str) -> int | None:
+        """The stream's newest sequence if that is known without a query, else None: others may have written meanwhile."""
+        ...
+
     async def head(self, stream: str) -> Head | None:
         """The newest event's place; None if the stream does not exist."""
         ...

@@ -70,6 +70,11 @@ class Writer:
         head = self._head(stream)
         return head.seq if head else 0
 
+    def known_seq(self, stream: str) -> int:
+        """Where the stream was when this writer was last at work; 0 if it does not know. May be asked at any time."""
+        head = self._known.heads.get(stream)
+        return head.seq if head is not None else 0
+
     def key(self, name: str) -> tuple[str, int] | None:
         row = self.connection.execute("SELECT stream, seq FROM keys WHERE name = ?", (name,)).fetchone()
         return cast("tuple[str, int] | None", row)
