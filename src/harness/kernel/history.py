@@ -11,7 +11,6 @@ from harness.kernel import records
 from harness.kernel.ports import Message
 from harness.kernel.records import ModelInputs, StepEnded, StepRejected, StepStarted, StepUnknown
 from harness.kernel.results import StepRecord, decoded
-from harness.kernel.runs import RunState
 from harness.ledger import Event, Store
 
 State = Literal["started", "completed", "failed", "rejected", "unknown", "interrupted", "retried"]
@@ -36,11 +35,6 @@ def announced(event: Event) -> StepStarted | None:
         return event.load(StepEnded).started
     return None
 
-
-def place_of(run: RunState, step: str) -> tuple[str, int]:
-    """The stream that holds a recorded step, which may be that of the run this one is a fork of, and up to where."""
-    entry = run.steps[step]
-    return entry.stream or run.stream, entry.seq
 
 
 async def started(store: Store, stream: str, upto: int, step: str, ended: StepEnded | None = None) -> StepStarted | None:

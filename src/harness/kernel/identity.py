@@ -68,10 +68,18 @@ def _escaped(part: str) -> str:
 class Ordinals:
     """Counts the calls of each name in each scope during one pass over a run."""
 
-    __slots__ = ("_counts",)
+    __slots__ = ("_counts", "origin")
 
     def __init__(self) -> None:
+        self.origin: Ordinals | None = None  # the pass that this one goes on with in another run
         self._counts: dict[tuple[Scope, str], tuple[str, int]] = {}  # what is counted, and how far
+
+    def going_on(self) -> Ordinals:
+        """A pass over another run that begins where this one is now."""
+        other = Ordinals()
+        other.origin = self
+        other._counts = dict(self._counts)
+        return other
 
     def allot(self, scope: Scope, name: str, step_key: str | None) -> str:
         """The id of a step that is called now; only a call without a key is counted, from 1."""

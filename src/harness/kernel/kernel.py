@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from harness.errors import NotFound, UsageError
 from harness.kernel.artifacts import Artifacts
+from harness.kernel.checking import check_model_step, check_parts, check_tool_step, check_visible
 from harness.kernel.fork_methods import ForkMethods
 from harness.kernel.forks import Forks
 from harness.kernel.identity import current_scope, step_id, step_scope
@@ -60,6 +61,7 @@ class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods):
         middleware: Iterable[Any] | None = None,
         policy: KernelPolicy | None = None,
     ) -> None:
+        check_parts(store, model_port, tool_port, policy, KernelPolicy)
         self._store = store
         self._port = model_port
         self.policy = policy or KernelPolicy()
@@ -130,9 +132,10 @@ class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods):
 
         The step's identity is allotted when this is called, so calls may be gathered. `tools` are the caller's own, before
         the kernel's. Under `fork_on_drift` the result of a step that was recorded with other inputs is that of a fork:
-        go on with the result's `run_id`. Raises `ReplayConsistencyError` (other inputs under a recorded step), `ModelError` and `StepFailed`
-        (recorded failures, raised again on replay unless `retry_failed_step`), `BudgetExceeded`, `RunNotActive`, what a
-        middleware raises, and `LeaseHeld` if another kernel keeps the run for too long.
+        go on with the result's `run_id`. Raises `ReplayConsistencyError` (other inputs under a recorded step),
+        `ModelError` and `StepFailed` (recorded failures, raised again on replay unless `retry_failed_step`),
+        `BudgetExceeded`, `RunNotActive`, what a middleware raises, and `LeaseHeld` if another kernel keeps the run for
+        too long.
         """
         self._open()
         if replay_policy not in POLICIES:
