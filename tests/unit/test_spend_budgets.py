@@ -11,6 +11,7 @@ from harness.errors import BudgetExceeded
 from harness.ledger import MemoryStore
 from harness.spend import Budgets, Price, Slice, cost_micro_usd, estimate_micro_usd, price_of
 from harness.spend.budgets import usd
+from harness.spend.prices import PRICES
 from harness.spend.slices import asked
 
 
@@ -29,6 +30,34 @@ def test_the_longest_known_name_gives_the_price(model: str, per_input: float | N
     price = price_of(model)
 
     assert (price.input if price else None) == per_input
+
+
+@pytest.mark.parametrize("model", PRICES)
+def test_the_table_says_what_is_published(model: str) -> None:
+    """Each price of the table is the one that the community's list has for this very name."""
+    from genai_prices import Usage, calc_price
+
+    found = calc_price(Usage(input_tokens=1), model).model_price.__dict__
+    published = {name: found.get(f"{name}_mtok") for name in ("input", "output", "cache_read", "cache_write")}
+    price = PRICES[model]
+
+    for name, value in published.items():
+        mine = getattr(price, name)
+        if value is not None:
+            assert (price.input if mine is None else mine) == float(getattr(value, "base", value)), name
+
+
+def test_a_model_that_the_table_lacks_is_looked_up() -> None:
+    """An exact name elsewhere is better than a beginning here; what nobody lists is a guess by its family, or unknown."""
+    mini = price_of("gpt-5-image-mini")
+    unheard_of = price_of("gpt-5-unheard-of-model")
+
+    assert mini is not None
+    assert mini.input == 2.5
+    assert unheard_of is not None
+    assert price_of("gemini-2.5-flash") is not None
+    assert price_of("llama-that-nobody-lists-anywhere") is None
+    assert price_of("default") is None
 
 
 def test_own_prices_come_first() -> None:
