@@ -161,7 +161,7 @@ def _judge_lease(guard: Acquire | Fence | Release, lease: Lease | None, now_us: 
                 f"lease {guard.lease!r} is at token {token}, so the next is {token + 1}, not {guard.token}",
                 name=guard.lease, expected=guard.token - 1, actual=token,
             )  # fmt: skip
-        expires_us = _expiry(guard.lease, now_us, guard.ttl_seconds)
+        expires_us = expiry_of(guard.lease, now_us, guard.ttl_seconds)
         return Lease(name=guard.lease, token=guard.token, holder=guard.holder, expires_us=expires_us)
     holder = lease.holder if lease else None
     if guard.token != token or holder is None:
@@ -175,10 +175,11 @@ def renewed(lease: Lease | None, name: str, token: int, ttl_seconds: float, now_
     """The lease from now on for `ttl_seconds` more. Raises `Fenced` if it was lost."""
     _judge_lease(Fence(name, token), lease, now_us)
     assert lease is not None
-    return Lease(name=name, token=token, holder=lease.holder, expires_us=_expiry(name, now_us, ttl_seconds))
+    return Lease(name=name, token=token, holder=lease.holder, expires_us=expiry_of(name, now_us, ttl_seconds))
 
 
-def _expiry(lease: str, now_us: int, ttl_seconds: float) -> int:
+def expiry_of(lease: str, now_us: int, ttl_seconds: float) -> int:
+    """When a lease that is taken now expires. Raises `LedgerError` for a time that is none."""
     if not abs(ttl_seconds) <= _MAX_TTL_SECONDS:
         raise LedgerError(f"lease {lease!r}: {ttl_seconds} seconds is no time that a lease can last")
     return now_us + round(ttl_seconds * 1_000_000)
