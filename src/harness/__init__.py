@@ -9,7 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.agents import AutonomousAgent
+    from harness.agents import (
+        AutonomousAgent,
+        BaseHarness,
+        DraftReviewVerifyResult,
+        DraftReviewVerifySupervisor,
+        HarnessContext,
+        IncrementalTaskHarness,
+        SupervisorHarness,
+        TaskUnit,
+        TestDrivenHarness,
+    )
     from harness.agents.bundles import CodingHarnessTools, ObservabilityTools
     from harness.errors import (
         BudgetExceeded,
@@ -65,8 +75,12 @@ _KERNEL = (
     "Kernel", "KernelPolicy", "MockModelPort", "ModelCallOptions", "ModelInput", "ReplayPolicy", "RunHandle", "RunStatus",
     "StepModelResult", "StepToolResult", "TenantContext",
 )  # fmt: skip
+_AGENTS = (
+    "AutonomousAgent", "BaseHarness", "DraftReviewVerifyResult", "DraftReviewVerifySupervisor", "HarnessContext",
+    "IncrementalTaskHarness", "SupervisorHarness", "TaskUnit", "TestDrivenHarness",
+)  # fmt: skip
 _HOME = {
-    "AutonomousAgent": "agents",
+    **dict.fromkeys(_AGENTS, "agents"),
     "CodingHarnessTools": "agents.bundles",
     "ObservabilityTools": "agents.bundles",
     "MemoryStore": "ledger",
@@ -76,6 +90,7 @@ _HOME = {
 
 __all__ = [
     "AutonomousAgent",
+    "BaseHarness",
     "BudgetExceeded",
     "Busy",
     "CapabilityDenied",
@@ -83,10 +98,14 @@ __all__ = [
     "Conflict",
     "DeclarationError",
     "DependencyCycle",
+    "DraftReviewVerifyResult",
+    "DraftReviewVerifySupervisor",
     "Duplicate",
     "Fenced",
+    "HarnessContext",
     "HarnessError",
     "IllegalTransition",
+    "IncrementalTaskHarness",
     "ItemExists",
     "Kernel",
     "KernelError",
@@ -119,7 +138,10 @@ __all__ = [
     "StepRejected",
     "StepToolResult",
     "StoreUnavailable",
+    "SupervisorHarness",
+    "TaskUnit",
     "TenantContext",
+    "TestDrivenHarness",
     "ToolRejected",
     "Unproven",
     "UsageError",

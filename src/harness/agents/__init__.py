@@ -1,4 +1,7 @@
-"""Who thinks: the in-process agent, a loop of recorded steps. Import from here, not from the modules inside."""
+"""Who thinks: the in-process agent, a loop of recorded steps, and the harnesses that put work into sessions.
+
+Import from here, not from the modules inside.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,47 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.agents.agent import AgentResult, AutonomousAgent, Outcome, ToolBundle
+    from harness.agents.harness import BaseHarness
+    from harness.agents.incremental import IncrementalTaskHarness
+    from harness.agents.passes import HarnessContext
+    from harness.agents.reviewing import DraftReviewVerifyResult, DraftReviewVerifySupervisor, approves
+    from harness.agents.supervisor import SupervisorHarness
+    from harness.agents.tasks import TaskUnit
+    from harness.agents.test_driven import TestDrivenHarness, TestRun
 
-_HOME = {"AgentResult": "agent", "AutonomousAgent": "agent", "Outcome": "agent", "ToolBundle": "agent"}
+_HOME = {
+    "AgentResult": "agent",
+    "AutonomousAgent": "agent",
+    "BaseHarness": "harness",
+    "DraftReviewVerifyResult": "reviewing",
+    "DraftReviewVerifySupervisor": "reviewing",
+    "HarnessContext": "passes",
+    "IncrementalTaskHarness": "incremental",
+    "Outcome": "agent",
+    "SupervisorHarness": "supervisor",
+    "TaskUnit": "tasks",
+    "TestDrivenHarness": "test_driven",
+    "TestRun": "test_driven",
+    "ToolBundle": "agent",
+    "approves": "reviewing",
+}
 
-__all__ = ["AgentResult", "AutonomousAgent", "Outcome", "ToolBundle"]
+__all__ = [
+    "AgentResult",
+    "AutonomousAgent",
+    "BaseHarness",
+    "DraftReviewVerifyResult",
+    "DraftReviewVerifySupervisor",
+    "HarnessContext",
+    "IncrementalTaskHarness",
+    "Outcome",
+    "SupervisorHarness",
+    "TaskUnit",
+    "TestDrivenHarness",
+    "TestRun",
+    "ToolBundle",
+    "approves",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         StepRecord,
         StepToolResult,
     )
+    from harness.kernel.sessions import Session
     from harness.kernel.tenant import TenantContext
     from harness.kernel.tools import Probed, Tool, ToolExecutionContext, ToolRegistry
 
@@ -51,6 +52,7 @@ _HOME = {
     "RunHandle": "results",
     "RunStatus": "results",
     "ScriptedModelPort": "ports",
+    "Session": "sessions",
     "StepModelResult": "results",
     "StepRecord": "results",
     "StepToolResult": "results",
@@ -81,6 +83,7 @@ __all__ = [
     "RunHandle",
     "RunStatus",
     "ScriptedModelPort",
+    "Session",
     "StepModelResult",
     "StepRecord",
     "StepToolResult",

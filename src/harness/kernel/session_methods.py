@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator
+from typing import Any
 
+import msgspec
+
+from harness.errors import KeyTaken
 from harness.kernel import records
 from harness.kernel.face import Face
-from harness.kernel.sessions import Session, session_of
+from harness.kernel.identity import session_scope
+from harness.kernel.runs import stream_of
+from harness.kernel.session_records import CHILD_LINKED, ChildLinked
+from harness.kernel.sessions import Session, as_recorded, session_of
 from harness.kernel.tenant import TenantContext
+from harness.ledger import Draft, Unique, Write
 
 
 class SessionMethods(Face):
@@ -29,8 +37,24 @@ class SessionMethods(Face):
         self._open()
         run = await self._steps.open(run_id)
         self._steps.check_tenant(run, tenant)
-        async with session_of(self._store, self._steps, run, by=by, cause=cause, fresh=fresh) as session:
+        async with session_of(self._steps, run, by=by, cause=cause, fresh=fresh) as session:
             yield session
+
+    async def as_recorded(self, *, tenant: TenantContext, value: Any) -> Any:
+        """The value as it would be recorded for this tenant: without personal data, if a middleware keeps that out."""
+        return msgspec.json.decode(await as_recorded(self._steps, tenant.tenant_id, value))
+
+    async def link_child(self, *, run_id: str, child_run: str) -> None:
+        """Say in a run that another run is its child. Said once, however often it is called."""
+        stream, key = stream_of(run_id), f"child::{child_run}"
+        if await self._store.latest(stream, key) is None:
+            linked = Draft(type=CHILD_LINKED, payload=ChildLinked(run_id=child_run), key=key)
+            with contextlib.suppress(KeyTaken):
+                await self._store.append(Write(stream, (linked,)), guards=[Unique(f"{key}/{stream}")])
+
+    def own_scope(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Steps called inside have nothing to do with the scopes and the session outside; without a key they count here."""
+        return session_scope(name)
 
     async def unsettled_steps(self, *, run_id: str) -> tuple[str, ...]:
         """The ids of steps that are being executed here, and of side effects that have no recorded end."""

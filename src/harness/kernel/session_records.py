@@ -29,6 +29,8 @@ SESSION_RESUMED: Final = "session.resumed"
 SESSION_INTERRUPTED: Final = "session.interrupted"
 SESSION_ENDED: Final = "session.ended"
 
+CHILD_LINKED: Final = "child.linked"
+
 SESSION_KEY: Final = "session"  # the key of them all, so that the newest is found without reading the others
 
 Outcome = Literal["completed", "failed"]
@@ -45,6 +47,12 @@ class SessionRecord(Record, frozen=True, kw_only=True):
     outcome: Outcome | None = None
     error: str = ""  # class name of what cut it short or made it fail
     message: str = ""
+
+
+class ChildLinked(Record, frozen=True, kw_only=True):
+    """Another run is this run's child."""
+
+    run_id: str
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

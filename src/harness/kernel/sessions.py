@@ -40,9 +40,10 @@ _here: ContextVar[tuple[str, ...]] = ContextVar("harness_sessions", default=())
 class Session:
     """One pass over a run. Made by `Kernel.session`."""
 
-    def __init__(self, store: Store, lease: SessionLease, run: RunState, by: str, cause: str) -> None:
+    def __init__(self, steps: Steps, lease: SessionLease, run: RunState, by: str, cause: str) -> None:
         self.run_id = run.run_id
-        self._store = store
+        self._steps = steps
+        self._store = steps.store
         self._stream = run.stream
         self.newest: SessionRecord | None = None  # what was recorded before this pass
         self.finished = False  # whether the run was completed with it
@@ -103,14 +104,14 @@ class Session:
     async def record_summary(self, summary_type: str, summary: Any) -> None:
         """Append a summary to the run as the holder of its sessions."""
         if self._open:
-            await self._lease.write(self._summary(summary_type, summary))
+            await self._lease.write(await self._summary(summary_type, summary))
 
     async def end(self, outcome: Outcome = "completed", *, error: BaseException | None = None, finish: str = "") -> None:
         """The session is over. With `finish`, which is the reason, the run is completed by the same append."""
         if not self._open:
             return
-        drafts = [self._summary(type_, summary) for type_, summary in self._last.get(outcome, {}).items()]
-        drafts.append(self._draft(SESSION_ENDED, outcome=outcome, error=_told(error)))
+        drafts = [await self._summary(type_, summary) for type_, summary in self._last.get(outcome, {}).items()]
+        drafts.append(self._draft(SESSION_ENDED, outcome=outcome, error=await self._told(error)))
         while finish and (status := await self._store.latest(self._stream, STATUS_KEY)) is not None:
             if STATUS_OF[status.type] != "active":
                 break
@@ -132,7 +133,7 @@ class Session:
         if isinstance(error, Exception) and not goes_on_later(error):
             await self.end("failed", error=error)
             return
-        told = _told(error) if isinstance(error, Exception) else ("", type(error).__name__)  # that is no failure
+        told = await self._told(error) if isinstance(error, Exception) else ("", type(error).__name__)  # that is no failure
         await self._lease.leave(self._draft(SESSION_INTERRUPTED, error=told))
         self._open = False
 
@@ -140,8 +141,16 @@ class Session:
         """No more lengthening of the lease."""
         self._lease.rest()
 
-    def _summary(self, summary_type: str, summary: Any) -> Draft:
-        record = SummaryAppended(summary_type=summary_type, summary=msgspec.Raw(to_plain_json(summary)))
+    async def _told(self, error: BaseException | None) -> tuple[str, str]:
+        if error is None:
+            return "", ""
+        text = str(error).encode("utf-8", "replace").decode()[:_MAX_MESSAGE_CHARACTERS]
+        scrubbing = self._steps.scrubbing
+        return type(error).__name__, text if scrubbing is None else await scrubbing.text(self._tenant_id, text)
+
+    async def _summary(self, summary_type: str, summary: Any) -> Draft:
+        data = await as_recorded(self._steps, self._tenant_id, summary)
+        record = SummaryAppended(summary_type=summary_type, summary=msgspec.Raw(data))
         key = f"summary::{summary_type}"
         return Draft(type=SUMMARY_APPENDED, payload=record, key=key, tenant=self._tenant_id)
 
@@ -170,21 +179,20 @@ def goes_on_later(error: Exception) -> bool:
     return isinstance(told, HarnessError) and not getattr(told, "replayed", False)
 
 
-def _told(error: BaseException | None) -> tuple[str, str]:
-    if error is None:
-        return "", ""
-    text = str(error).encode("utf-8", "replace").decode()
-    return type(error).__name__, text[:_MAX_MESSAGE_CHARACTERS]
+async def as_recorded(steps: Steps, tenant_id: str, value: Any) -> bytes:
+    """The JSON of a value as it may be recorded. Raises `TypeError` for what is no JSON."""
+    data = to_plain_json(value)
+    return data if steps.scrubbing is None else await steps.scrubbing.json(tenant_id, data)
 
 
 @contextlib.asynccontextmanager
-async def session_of(store: Store, steps: Steps, run: RunState, *, by: str, cause: str, fresh: bool) -> AsyncGenerator[Session]:
+async def session_of(steps: Steps, run: RunState, *, by: str, cause: str, fresh: bool) -> AsyncGenerator[Session]:
     """Begin a pass, and record how it ended when the block is left."""
     if run.run_id in _here.get():
         raise UsageError(f"run {run.run_id!r} is in a session of this very task; a session cannot be begun inside itself")
     policy = steps.policy
-    lease = SessionLease(store, run.run_id, lease_seconds=policy.lease_seconds, wait_seconds=policy.lease_wait_seconds)
-    session = Session(store, lease, run, by, cause)
+    lease = SessionLease(steps.store, run.run_id, lease_seconds=policy.lease_seconds, wait_seconds=policy.lease_wait_seconds)
+    session = Session(steps, lease, run, by, cause)
     await session.begin(fresh=fresh)
     steps.passes.pop(run.run_id, None)
     if not run.held:
