@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import copy
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -138,9 +138,9 @@ class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods):
         too long.
         """
         self._open()
+        check_model_step(run_id, tenant, model, input, step_key, parent_step_key, model_options, visible_tool_names)
         if replay_policy not in POLICIES:
             raise UsageError(f"replay_policy is one of {', '.join(sorted(POLICIES))}, not {replay_policy!r}")
-
         scope = _scope(parent_step_key)
         step = self._steps.allot(run_id, scope, "model", step_key)
 
@@ -162,7 +162,7 @@ class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods):
             if replay_policy != "fork_on_drift":
                 return await self._model_steps.step(run, ask)
             try:
-                return await self._model_steps.step(run, dataclasses.replace(ask))  # middleware changes what it gets
+                return await self._model_steps.step(run, copy.copy(ask))  # middleware changes what it gets
             except Drifted as drifted:
                 return await self._forks.go_on(run, ask, drifted, self._model_steps.step)
 
@@ -192,6 +192,7 @@ class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods):
         `OutcomeUnknown` (see `reconcile_tool`), and what `step_model` raises for runs and replay.
         """
         self._open()
+        check_tool_step(run_id, tenant, tool_name, step_key, parent_step_key, timeout)
         scope = _scope(parent_step_key)
         step = self._steps.allot(run_id, scope, tool_name, step_key)
 
@@ -235,7 +236,8 @@ class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods):
         "probe" asks the tool's probe; "retry" runs it again with the same idempotency key. Without one the tool is probed
         if it has a probe, else run again. The step is that of `step_key`, or of the id `step`, or the only unknown one of
         this tool (with these arguments, if given). Raises `StepRejected` if the outcome is known, `OutcomeUnknown` if it
-        stays unknown. Gives the result, None for "failed".
+        stays unknown. Gives the result, None for "failed". Where personal data is kept from the ledger, running the tool or
+        its probe again needs the `arguments` themselves.
         """
         self._open()
         run = await self._run(run_id, tenant)
@@ -243,14 +245,18 @@ class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods):
             await self._steps.leases.catch_up(run)
         if step is None and step_key is not None:
             step = step_id(_scope(parent_step_key), step_key)
+        given = None if arguments is None else canonical_arguments(arguments)
+        recorded = given
+        if given is not None and self._steps.scrubbing is not None:
+            recorded = await self._steps.scrubbing.json(tenant.tenant_id, given)
         if step is None:
-            step = self._unknown_step(run, tool_name, arguments)
+            step = self._unknown_step(run, tool_name, recorded)
         ask = ToolAsk(tenant=tenant, step=step, name=tool_name, tool=self._toolsets.get(tool_name, tools))
+        if recorded is not None and recorded is not given:
+            ask.take(recorded, given)
         return await self._unknowns.reconcile(run, ask, outcome, result=result, message=message, by=by or self._store.actor)
 
-    def _unknown_step(self, run: RunState, tool_name: str, arguments: object) -> str:
-        wanted = None if arguments is None else canonical_arguments(arguments)
-
+    def _unknown_step(self, run: RunState, tool_name: str, wanted: bytes | None) -> str:
         def is_it(entry: Entry) -> bool:
             intent = None if entry.ended else entry.intent()
             return (
@@ -302,6 +308,7 @@ class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods):
         self, *, tenant: TenantContext, visible_tool_names: Collection[str] | None = None
     ) -> tuple[ToolDefinition, ...]:
         """The tools that the tenant may see and call, by name."""
+        check_visible(visible_tool_names or ())
         return self._toolsets.of(tenant, visible_tool_names).definitions
 
     async def describe_capabilities(

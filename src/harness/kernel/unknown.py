@@ -172,7 +172,10 @@ class Unknowns:
             if entry is None or intent is None or not intent.side_effect:
                 raise StepRejected(f"step {ask.step!r} of run {run.run_id!r} has no side effect of unknown outcome")
             ask.name = intent.name
-            ask.take(bytes(intent.arguments))
+            arguments, given = bytes(intent.arguments), ask.given
+            if given is not None and ask.arguments_json != arguments:
+                raise StepRejected(f"these are not the arguments that step {ask.step!r} of run {run.run_id!r} was begun with")
+            ask.take(arguments, given)
             return await self._reconciled(run, ask, entry, intent, outcome, result=result, message=message, by=by)
 
         return await self._calls.steps.once(run, ask.step, recall, execute)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from harness.kernel import CapabilityGuardMiddleware
+from harness.kernel.middleware import CapabilityGuardMiddleware, Detector, Finding, PIIScrubberMiddleware
 
-__all__ = ["CapabilityGuardMiddleware"]
+__all__ = ["CapabilityGuardMiddleware", "Detector", "Finding", "PIIScrubberMiddleware"]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         ModelInvocation,
     )
     from harness.kernel.middleware.capability import CapabilityGuardMiddleware
+    from harness.kernel.middleware.detectors import Detector, Finding
+    from harness.kernel.middleware.pii import PIIScrubberMiddleware
     from harness.kernel.middleware.stack import Stack
 
 _HOME = {
@@ -27,8 +29,11 @@ _HOME = {
     "SAFETY": "base",
     "SCRUB": "base",
     "CapabilityGuardMiddleware": "capability",
+    "Detector": "detectors",
+    "Finding": "detectors",
     "KernelMiddleware": "base",
     "ModelInvocation": "base",
+    "PIIScrubberMiddleware": "pii",
     "Stack": "stack",
 }
 
@@ -40,8 +45,11 @@ __all__ = [
     "SAFETY",
     "SCRUB",
     "CapabilityGuardMiddleware",
+    "Detector",
+    "Finding",
     "KernelMiddleware",
     "ModelInvocation",
+    "PIIScrubberMiddleware",
     "Stack",
 ]
 
