@@ -9,12 +9,13 @@ import msgspec
 
 from harness.errors import KeyTaken, NotFound, PolicyDenied, Unproven
 from harness.kernel import records
+from harness.kernel.checking import check_key, check_tenant
 from harness.kernel.encoding import to_plain_json
 from harness.kernel.lifecycle import checked
 from harness.kernel.records import ArtifactSet, SummaryAppended
 from harness.kernel.runs import stream_of
 from harness.kernel.tenant import TenantContext
-from harness.ledger import Draft, Store, Unique, Write
+from harness.ledger import Draft, Event, Store, Unique, Write
 
 if TYPE_CHECKING:
     from harness.kernel.middleware.scrubbing import Scrubbing
@@ -36,6 +37,8 @@ class Artifacts:
         self, run_id: str, tenant: TenantContext, key: str, value: Any, schema_version: str | None, once: str = ""
     ) -> int:
         """Record a new version; gives its sequence. Raises `TypeError` for what is no JSON."""
+        check_key("key", key)
+        check_tenant(tenant)
         data = await self._recorded(tenant, value)
         artifact = ArtifactSet(
             name=key, digest=hashlib.sha256(data).hexdigest(), value=msgspec.Raw(data), schema_version=schema_version
@@ -44,7 +47,8 @@ class Artifacts:
 
     async def get(self, run_id: str, key: str) -> Any:
         """The newest version; None if there is none or it was erased. Raises `Unproven` if it is not what was recorded."""
-        event = await self._store.latest(stream_of(run_id), f"artifact::{key}")
+        check_key("key", key)
+        event = await self._newest(run_id, f"artifact::{key}")
         if event is None or checked(event).erased:
             return None
         artifact = event.load(ArtifactSet)
@@ -56,20 +60,31 @@ class Artifacts:
     async def keys(self, run_id: str) -> list[str]:
         """The names of all artifacts of a run."""
         events = await self._store.read(stream_of(run_id))
+        if not events:
+            raise NotFound(f"no run {run_id!r} in {self._store.location}")
         names = {event.key for event in events if event.type == records.ARTIFACT_SET and event.key is not None}
         return sorted(name.removeprefix("artifact::") for name in names)
+
+    async def _newest(self, run_id: str, key: str) -> Event | None:
+        event = await self._store.latest(stream_of(run_id), key)
+        if event is None and await self._store.head(stream_of(run_id)) is None:
+            raise NotFound(f"no run {run_id!r} in {self._store.location}")
+        return event
 
     async def append_summary(
         self, run_id: str, tenant: TenantContext, summary_type: str, summary: Any, step_key: str | None, once: str = ""
     ) -> int:
         """Record a summary; gives its sequence. Raises `TypeError` for what is no JSON."""
+        check_key("summary_type", summary_type)
+        check_tenant(tenant)
         data = await self._recorded(tenant, summary)
         record = SummaryAppended(summary_type=summary_type, summary=msgspec.Raw(data), step_key=step_key)
         return await self._append(run_id, tenant, records.SUMMARY_APPENDED, record, f"summary::{summary_type}", once)
 
     async def latest_summary(self, run_id: str, summary_type: str) -> Any:
         """The newest summary of this type; None if there is none or it was erased."""
-        event = await self._store.latest(stream_of(run_id), f"summary::{summary_type}")
+        check_key("summary_type", summary_type)
+        event = await self._newest(run_id, f"summary::{summary_type}")
         if event is None or checked(event).erased:
             return None
         return msgspec.json.decode(bytes(event.load(SummaryAppended).summary))

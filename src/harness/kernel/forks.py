@@ -5,7 +5,7 @@ A fork and the note of it in its parent are one append, so there is never one wi
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ import msgspec
 
 from harness.errors import Conflict, NotFound, RunExists, RunNotActive, Unproven, UsageError
 from harness.kernel import matching, records, replay
-from harness.kernel.lifecycle import MAX_RUN_ID_BYTES, nameable
+from harness.kernel.checking import MAX_RUN_ID_BYTES, check_run_id
 from harness.kernel.model_step import Drifted
 from harness.kernel.records import RunForked, RunStarted
 from harness.kernel.results import StepModelResult
@@ -61,8 +61,7 @@ class Forks:
         if at_seq > head.seq:
             raise UsageError(f"run {run_id!r} has {head.seq} events, so it cannot be forked at {at_seq}")
         name = fork_id(run_id, secrets.token_hex(_HEX_DIGITS // 2)) if new_run_id is None else new_run_id
-        if not nameable(name):
-            raise UsageError(f"a run's id has 1 to 350 characters, none of them a space or control character: {name!r}")
+        check_run_id(name)
         return await self._make(run_id, RunForked(fork=name, at=at_seq))
 
     async def _make(self, run_id: str, note: RunForked) -> RunState:
@@ -110,7 +109,7 @@ class Forks:
         fork = await self._steps.open(name)
         self._go_on_counting(run.run_id, name)
         try:
-            result = await take(fork, dataclasses.replace(ask))
+            result = await take(fork, copy.copy(ask))
         except Drifted as again:  # by a tool that the run did not have
             return await self.go_on(fork, ask, again, take)
         return msgspec.structs.replace(result, forked_from_run_id=origin, drift_fields=note.fields)

@@ -10,8 +10,9 @@ import secrets
 from collections.abc import Iterable
 from typing import Any
 
-from harness.errors import Conflict, Fenced, NotFound, RunExists, RunNotActive, Unproven, UsageError
+from harness.errors import Conflict, Fenced, NotFound, RunExists, RunNotActive, Unproven
 from harness.kernel import records
+from harness.kernel.checking import check_run_id, check_tenant
 from harness.kernel.records import RunChanged, RunStarted
 from harness.kernel.results import RunHandle, RunStatus
 from harness.kernel.runs import FINAL, STATUS_OF, RunState, stream_of
@@ -31,7 +32,6 @@ _FROM: dict[str, frozenset[str]] = {
     records.RUN_REOPENED: frozenset({"completed"}),
 }
 _RETRIES = 20
-MAX_RUN_ID_BYTES = 350
 
 
 class Lifecycle:
@@ -44,9 +44,9 @@ class Lifecycle:
 
     async def start(self, tenant: TenantContext, run_id: str | None, parent_run: str | None) -> RunHandle:
         """Begin a run. Raises `RunExists`."""
-        run_id = run_id or secrets.token_hex(16)
-        if not nameable(run_id):
-            raise UsageError(f"a run's id has 1 to 350 characters, none of them a space or control character: {run_id!r}")
+        check_tenant(tenant)
+        run_id = secrets.token_hex(16) if run_id is None else run_id
+        check_run_id(run_id)
         run = RunState(run_id)
         lease = await self._store.lease(run.lease)
         token = lease.token + 1 if lease else 1
@@ -89,7 +89,9 @@ class Lifecycle:
             if self._steps.scrubbing is not None:
                 changed = await self._steps.scrubbing.changed(event.tenant, changed)
             if status not in _FROM[type_]:
-                raise RunNotActive(f"run {run_id!r} is {status}, so it cannot become {STATUS_OF[type_]} by {type_!r}")
+                raise RunNotActive(
+                    f"run {run_id!r} is {status}; only one that is {' or '.join(sorted(_FROM[type_]))} can be {type_[4:]}"
+                )
             draft = Draft(type=type_, payload=changed, key=records.STATUS_KEY, tenant=event.tenant, parent=event.ref)
             run = await self._with_money(event) if STATUS_OF[type_] in FINAL else None
             try:  # one change follows each status, whoever is faster
@@ -161,12 +163,6 @@ def handle_of(run: RunState) -> RunHandle:
         run_id=run.run_id, tenant_id=run.tenant_id, parent_run=run.parent_run, root_run=run.root_run,
         forked_from_run_id=run.fork_of, forked_at_seq=run.fork_at, replay_of=run.replay_of,
     )  # fmt: skip
-
-
-def nameable(run_id: str) -> bool:
-    """Whether a run may have this id."""
-    size = len(run_id.encode("utf-8", "surrogatepass"))
-    return 0 < size <= MAX_RUN_ID_BYTES and all(c > " " and c != "\x7f" for c in run_id)
 
 
 def _status(event: Event, head: Head, started_us: int) -> RunStatus:

@@ -14,12 +14,14 @@ from typing import Any, Literal, cast
 
 import msgspec
 
+from harness.errors import UsageError
 from harness.kernel.ports import Message, ModelCallOptions
 from harness.kernel.records import ModelInputs
 
 ReplayPolicy = Literal["strict", "allow_prompt_drift", "fork_on_drift"]
 POLICIES: frozenset[str] = frozenset({"strict", "allow_prompt_drift", "fork_on_drift"})
 
+MAX_PROMPT_BYTES = 16 << 20
 _HASH_CHARACTERS = 32
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _SHOWN = 60
@@ -41,7 +43,13 @@ def core_hash(*, model: str, options: ModelCallOptions, output_schema: str, visi
 
 def model_input_hash(core: str, messages: Sequence[Message]) -> str:
     """The hash of a model step's inputs."""
-    return _digest(core.encode() + _encode(messages))
+    try:
+        data = _encode(messages)
+    except (UnicodeEncodeError, TypeError) as error:
+        raise UsageError(f"the messages are no JSON: {error}") from None
+    if len(data) > MAX_PROMPT_BYTES:
+        raise UsageError(f"the messages have {len(data):,} bytes, which is over the limit of {MAX_PROMPT_BYTES:,}")
+    return _digest(core.encode() + data)
 
 
 def tool_input_hash(name: str, arguments_json: bytes) -> str:

@@ -12,19 +12,24 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from harness.errors import ModelMalformed
+from harness.errors import ModelMalformed, UsageError
 from harness.kernel.encoding import resorted, to_json
 from harness.kernel.matching import digest_of
 from harness.kernel.ports import ModelResult, OutputSchema, json_schema_of
+
+MAX_ANSWER_BYTES = 16 << 20
 
 
 class OutputType:
     """A schema, prepared once."""
 
-    __slots__ = ("check", "digest", "restore")
+    __slots__ = ("check", "digest", "restore", "schema")
 
-    def __init__(self, digest: str, check: Callable[[Any], tuple[Any, bytes]], restore: Callable[[bytes], Any]) -> None:
-        self.digest = digest
+    def __init__(
+        self, schema: Mapping[str, Any] | None, check: Callable[[Any], tuple[Any, bytes]], restore: Callable[[bytes], Any]
+    ) -> None:
+        self.schema = schema  # as JSON schema
+        self.digest = "" if schema is None else digest_of(schema)
         self.check = check  # gives the answer as the caller wants it and as JSON; raises ValueError
         self.restore = restore
 
@@ -38,7 +43,7 @@ def output_type(schema: OutputSchema | None) -> OutputType:
         return _ANY
     if isinstance(schema, Mapping):
         plain = dict(schema)
-        return OutputType(digest_of(plain), lambda value: _checked(value, plain), msgspec.json.decode)
+        return OutputType(plain, lambda value: _checked(value, plain), msgspec.json.decode)
     try:
         known = _types.get(schema)
     except TypeError:  # such as list[int], which nothing can refer to weakly
@@ -49,9 +54,12 @@ def output_type(schema: OutputSchema | None) -> OutputType:
 
 
 def _of_type(schema: Any) -> OutputType:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-    adapter: TypeAdapter[Any] = TypeAdapter(schema)
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(schema)
+    except PydanticSchemaGenerationError as error:
+        raise UsageError(f"output_schema is a type that pydantic can check or a JSON schema, not {schema!r:.80}") from error
 
     def check(value: Any) -> tuple[Any, bytes]:
         try:
@@ -60,7 +68,7 @@ def _of_type(schema: Any) -> OutputType:
             raise ValueError(in_one_line(error)) from error
         return typed, resorted(adapter.dump_json(typed))
 
-    return OutputType(digest_of(json_schema_of(schema)), check, adapter.validate_json)
+    return OutputType(json_schema_of(schema), check, adapter.validate_json)
 
 
 def in_one_line(error: Any) -> str:
@@ -76,7 +84,7 @@ def _plain(value: Any) -> tuple[Any, bytes]:
         raise ValueError(str(error)) from error
 
 
-_ANY = OutputType("", _plain, msgspec.json.decode)
+_ANY = OutputType(None, _plain, msgspec.json.decode)
 
 
 def _checked(value: Any, schema: Mapping[str, Any]) -> tuple[Any, bytes]:
@@ -90,14 +98,22 @@ def _checked(value: Any, schema: Mapping[str, Any]) -> tuple[Any, bytes]:
 def read_answer(result: ModelResult, expected: OutputType) -> tuple[Any, bytes | None]:
     """The structured answer as the caller wants it, and as JSON. Raises `ModelMalformed` if it does not fit."""
     value = result.output
+    _check_size(len(result.text))
     if value is None and (result.tool_calls or not expected.digest):
         return None, None
     try:
         if value is None:
             value = msgspec.json.decode(result.text)
-        return expected.check(value)
+        output, data = expected.check(value)
     except ValueError as error:
         raise ModelMalformed(f"the answer does not fit the asked schema: {error}") from error
+    _check_size(len(data))
+    return output, data
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_ANSWER_BYTES:
+        raise ModelMalformed(f"the answer has {size:,} bytes, which is over the limit of {MAX_ANSWER_BYTES:,}")
 
 
 _KINDS: dict[str, tuple[type, ...]] = {

@@ -10,6 +10,7 @@ and so not the hash, of what older versions recorded.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self, TypeAlias, cast, runtime_checkable
 
@@ -122,6 +123,20 @@ class ModelCallOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     stop: tuple[str, ...] = ()
     timeout: float | None = None  # seconds for the whole call
     reasoning_effort: ReasoningEffort | None = None
+
+    def __post_init__(self) -> None:
+        for name, low in (("temperature", 0.0), ("top_p", 0.0), ("max_tokens", 1), ("timeout", 0.0)):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < low:
+                raise UsageError(f"{name} is a number of at least {low:g}, not {value!r}")
+        if self.timeout == 0:
+            raise UsageError("timeout is a number of seconds above 0")
+        if isinstance(self.stop, str) or not all(isinstance(text, str) for text in self.stop):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"stop is several texts, not {self.stop!r}")
+        if not isinstance(self.stop, tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msgspec.structs.force_setattr(self, "stop", tuple(self.stop))
 
 
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import msgspec
 
@@ -21,11 +21,15 @@ class ModelInput(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_prompt(cls, prompt: str) -> Self:
         """A single user message."""
+        if not isinstance(prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"a prompt is a text, not {type(prompt).__name__}")
         return cls(messages=(Message.user(prompt),))
 
     @classmethod
     def from_messages(cls, messages: Iterable[Message | Mapping[str, Any]]) -> Self:
         """A conversation: `Message`s, or mappings with `role` and `content` (or `text`)."""
+        if isinstance(messages, str | bytes | Mapping):
+            raise UsageError("messages are a list of messages; for one text there is ModelInput.from_prompt")
         listed = tuple(message if isinstance(message, Message) else _message(message) for message in messages)
         if not listed:
             raise UsageError("a conversation needs at least one message")
@@ -42,8 +46,10 @@ def newest_prompt(messages: Iterable[Message]) -> str:
     return next((message.text for message in reversed(tuple(messages)) if message.role == "user"), "")
 
 
-def _message(given: Mapping[str, Any]) -> Message:
-    fields = dict(given)
+def _message(given: Any) -> Message:
+    if not isinstance(given, Mapping):
+        raise UsageError(f"a message is a Message or a mapping with `role` and `content`, not {type(given).__name__}")
+    fields: dict[str, Any] = dict(cast("Mapping[str, Any]", given))
     if "content" in fields:
         fields["text"] = fields.pop("content")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -20,18 +21,26 @@ class TenantContext:
     budget_usd_limit: float | None = None  # None: no limit
 
     def __post_init__(self) -> None:
-        if not self.tenant_id or not self.tenant_id.isprintable():
+        if not _is_name(self.tenant_id):
             raise UsageError(f"a tenant's id is a printable name, not {self.tenant_id!r}")
         if isinstance(self.capabilities, str):
             raise UsageError(f"capabilities are a set of names, not the text {self.capabilities!r}")
         object.__setattr__(self, "capabilities", frozenset(self.capabilities))
-        if self.budget_usd_limit is not None and not self.budget_usd_limit >= 0:
-            raise UsageError(f"a budget is 0 USD or more, not {self.budget_usd_limit}")
+        if self.budget_usd_limit is not None and not _is_amount(self.budget_usd_limit):
+            raise UsageError(f"a budget is 0 USD or more, not {self.budget_usd_limit!r}")
 
     @property
     def limit_micro_usd(self) -> int | None:
         """The budget in millionths of a dollar."""
         return None if self.budget_usd_limit is None else round(self.budget_usd_limit * 1_000_000)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and value.isprintable()
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
 class ToolDecision(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,6 +24,8 @@ from harness.kernel.threads import in_thread
 
 OnUnknown = Literal["ask", "retry", "probe", "fail"]
 F = TypeVar("F", bound=Callable[..., Any])
+MAX_ARGUMENTS_BYTES = 16 << 20
+MAX_RESULT_BYTES = 32 << 20
 _CONTEXT_NAMES = frozenset({"artana_context", "harness_context"})
 
 
@@ -272,6 +274,8 @@ def canonical_arguments(arguments: object) -> bytes:
         raise StepRejected(f"the arguments are no JSON object: {error}") from error
     if not data.startswith(b"{"):
         raise StepRejected(f"the arguments are a JSON object, not {data[:40].decode(errors='replace')}")
+    if len(data) > MAX_ARGUMENTS_BYTES:
+        raise StepRejected(f"the arguments have {len(data):,} bytes, which is over the limit of {MAX_ARGUMENTS_BYTES:,}")
     return data
 
 
@@ -283,6 +287,9 @@ def result_bytes(name: str, result: Any) -> bytes:
         except (msgspec.DecodeError, UnicodeEncodeError):
             pass
     try:
-        return to_json(result)
+        data = to_json(result)
     except TypeError as error:
         raise TypeError(f"{name} returned what is no JSON: {error}") from error
+    if len(data) > MAX_RESULT_BYTES:
+        raise ValueError(f"{name} was run, and returned {len(data):,} bytes, which is over the limit of {MAX_RESULT_BYTES:,}")
+    return data
