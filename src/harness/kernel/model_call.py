@@ -22,6 +22,7 @@ from harness.errors import (
     UsageError,
 )
 from harness.kernel import matching, records, replay
+from harness.kernel.encoding import to_json
 from harness.kernel.middleware import Stack
 from harness.kernel.outputs import OutputType, read_answer
 from harness.kernel.ports import Message, ModelCallOptions, ModelPort, ModelRequest, ModelResult, OutputSchema, Usage
@@ -158,15 +159,6 @@ def answer_of(result: ModelResult, raw: bytes | None) -> Answer:
     )  # fmt: skip
 
 
-@dataclass(slots=True)
-class _Attempt:
-    """One call that is being made."""
-
-    inputs: ModelInputs
-    reserved: int
-    announcement: Announcement
-
-
 class Execution:
     """One step being executed: attempts until one ends it."""
 
@@ -177,7 +169,9 @@ class Execution:
         self._ask = ask
         self._attempt, self._not_before_us = _attempts(run, ask, entry)
         self._prefix = b""  # digest of the conversation, if it is one
-        self._present: _Attempt
+        self._inputs: ModelInputs  # of the present attempt
+        self._reserved = 0  # for it
+        self._announcement: Announcement | None = None  # of it, if its call waits
         self._pending: list[Draft] = []  # to be written before the next event of this step
         if entry is not None and entry.type == records.STEP_STARTED:
             lost = self._steps.purse.settle_lost(run, ask.step)
@@ -200,15 +194,25 @@ class Execution:
 
     async def _once(self, *, may_retry: bool) -> StepModelResult | None:
         run, ask = self._run, self._ask
-        reserved = await self._admit()
-        inputs = self._shortened(ask.inputs())
+        self._announcement = None
+        self._reserved = await self._admit()
+        self._inputs = self._shortened(ask.inputs())
         if ask.toolset.digest not in run.toolsets:
             self._note_toolset()
-        attempt = _Attempt(inputs, reserved, Announcement(self._steps, run, self._announced))
-        self._present = attempt
+        if ask.expected.digest and ask.expected.digest not in run.schemas:
+            schema = records.raw(to_json(ask.expected.schema))
+            self._inputs = msgspec.structs.replace(self._inputs, schema=schema)
         result: ModelResult | None = None
         try:
-            result = await attempt.announcement.during(self._caller.complete(run, ask))
+            call = self._caller.complete(run, ask)
+            try:
+                awaited = call.send(None)
+            except StopIteration as end:
+                answered: ModelResult = end.value
+                result = answered
+            else:
+                self._announcement = Announcement(self._steps, run, self._announced)
+                result = await self._announcement.during(call, awaited)
             output, raw = read_answer(result, ask.expected)
             if self._caller.stack.watches_models:
                 await self._caller.stack.after_model(
@@ -219,23 +223,25 @@ class Execution:
             if self._caller.stack.scrubbing is not None:
                 answer, output = await self._scrubbed(answer, output)
         except UsageError as error:  # the port cannot do what is asked of it, and has done nothing
-            attempt.announcement.close()
-            self._steps.purse.settle(run, reserved=reserved, cost=0)
+            self._over()
+            self._steps.purse.settle(run, reserved=self._reserved, cost=0)
             await self._caller.reject(run, ask, error)
             raise
         except Exception as error:
             cost = 0 if result is None else self._caller.cost(ask.model, result.usage)
             if may_retry and isinstance(error, ModelUnavailable):
-                await self._retry(attempt, error, cost)
+                await self._retry(error, cost)
                 return None
-            await self._fail(attempt, error, cost)
+            await self._end(records.STEP_FAILED, cost, error=error)
             if isinstance(error, ModelError):
                 raise
             raise StepFailed(replay.failure_text(ask.model, type(error).__name__, str(error))) from error
         except BaseException:
-            self._interrupt(attempt)
+            self._interrupt()
             raise
-        return await self._complete(attempt, result, output, answer)
+        cost = self._caller.cost(ask.model, result.usage)
+        seq, ended = await self._end(records.STEP_COMPLETED, cost, answer=answer)
+        return result_of(run.run_id, ask.step, seq, ended, answer, None, output=output)
 
     async def _admit(self) -> int:
         """Everything that may refuse the call. Gives what was reserved for it."""
@@ -263,12 +269,16 @@ class Execution:
     def _draft(self, type_: str, payload: records.Record) -> Draft:
         return self._steps.draft(self._run, type_, payload, self._ask.step, self._ask.parent)
 
+    def _over(self) -> bool:
+        """The present call is over. Gives whether it was announced."""
+        return self._announcement is not None and self._announcement.close()
+
     def _announced(self) -> list[Draft]:
         """The announcement of the present attempt, after whatever is still to be written before it."""
-        ask, attempt = self._ask, self._present
+        ask = self._ask
         started = StepStarted(
-            kind="model", name=ask.model, input=ask.input, core=ask.core, attempt=self._attempt, model=attempt.inputs,
-            reserved=attempt.reserved,
+            kind="model", name=ask.model, input=ask.input, core=ask.core, attempt=self._attempt, model=self._inputs,
+            reserved=self._reserved,
         )  # fmt: skip
         return [*self._pending, self._draft(records.STEP_STARTED, started)]
 
@@ -276,7 +286,9 @@ class Execution:
         toolset = self._ask.toolset
         if toolset.digest:
             self._run.toolsets[toolset.digest] = dict(toolset.signatures)
-            recorded = records.ToolsetRecorded(digest=toolset.digest, tools=dict(toolset.signatures))
+            recorded = records.ToolsetRecorded(
+                digest=toolset.digest, tools=dict(toolset.signatures), definitions=toolset.definitions
+            )
             self._steps.submit(self._run, self._steps.draft(self._run, records.TOOLSET_RECORDED, recorded, None))
 
     def _shortened(self, inputs: ModelInputs) -> ModelInputs:
@@ -293,32 +305,34 @@ class Execution:
                 return msgspec.structs.replace(inputs, messages=inputs.messages[keep:], base=base, keep=keep)
         return inputs
 
-    async def _write(self, attempt: _Attempt, drafts: list[Draft], guards: tuple[Guard, ...]) -> Event:
+    async def _write(self, drafts: list[Draft], guards: tuple[Guard, ...]) -> Event:
         """Write the end of an attempt, after whatever is still to be written before it. Gives the last event."""
-        announcement = attempt.announcement.written
+        announcement = None if self._announcement is None else self._announcement.written
         before = self._pending if announcement is None else []
         appended = await self._steps.write(self._run, *before, *drafts, guards=guards)
         self._pending = []
+        if self._inputs.schema is not records.NOTHING:
+            self._run.schemas.add(self._inputs.output_schema)
         if self._prefix:
             inputs = appended.events[len(before)] if announcement is None else (await announcement).last
             self._run.prefixes[self._prefix] = inputs.seq
         return appended.last
 
     async def _end(
-        self, attempt: _Attempt, type_: str, cost: int, *, answer: Answer | None = None, error: Exception | None = None
+        self, type_: str, cost: int, *, answer: Answer | None = None, error: Exception | None = None
     ) -> tuple[int, StepEnded]:
         """Settle, and record the end of the step. Gives its sequence."""
         ask = self._ask
-        announced = attempt.announcement.close()
-        overdraft, guards = self._steps.purse.settle(self._run, reserved=attempt.reserved, cost=cost)
+        announced = self._over()
+        overdraft, guards = self._steps.purse.settle(self._run, reserved=self._reserved, cost=cost)
         ended = StepEnded(
             kind="model", name=ask.model, input=ask.input, core=ask.core, attempt=self._attempt, tools=ask.toolset.digest,
             answer=answer, error="" if error is None else type(error).__name__,
             message="" if error is None else await self._words(error),
             cost=cost, overdraft=overdraft,
-            started=None if announced else StepStarted(kind="model", name=ask.model, model=attempt.inputs),
+            started=None if announced else StepStarted(kind="model", name=ask.model, model=self._inputs),
         )  # fmt: skip
-        event = await self._write(attempt, [self._draft(type_, ended)], guards)
+        event = await self._write([self._draft(type_, ended)], guards)
         self._steps.end(self._run, ask.step, event)
         return event.seq, ended
 
@@ -339,17 +353,9 @@ class Execution:
         scrubbing = self._caller.stack.scrubbing
         return str(error) if scrubbing is None else await scrubbing.text(self._run.tenant_id, str(error))
 
-    async def _complete(self, attempt: _Attempt, result: ModelResult, output: Any, answer: Answer) -> StepModelResult:
-        cost = self._caller.cost(self._ask.model, result.usage)
-        seq, ended = await self._end(attempt, records.STEP_COMPLETED, cost, answer=answer)
-        return result_of(self._run.run_id, self._ask.step, seq, ended, answer, None, output=output)
-
-    async def _fail(self, attempt: _Attempt, error: Exception, cost: int) -> None:
-        await self._end(attempt, records.STEP_FAILED, cost, error=error)
-
-    async def _retry(self, attempt: _Attempt, error: ModelUnavailable, cost: int) -> None:
-        announced = attempt.announcement.close()
-        overdraft, guards = self._steps.purse.settle(self._run, reserved=attempt.reserved, cost=cost)
+    async def _retry(self, error: ModelUnavailable, cost: int) -> None:
+        announced = self._over()
+        overdraft, guards = self._steps.purse.settle(self._run, reserved=self._reserved, cost=cost)
         seconds = self._steps.policy.retry_seconds(self._attempt, error.retry_after_seconds)
         self._not_before_us = self._steps.store.clock.now_us() + round(seconds * 1_000_000)
         retried = records.StepRetried(
@@ -357,13 +363,13 @@ class Execution:
             cost=cost, overdraft=overdraft,
         )  # fmt: skip
         started = [] if announced else self._announced()[len(self._pending) :]
-        event = await self._write(attempt, [*started, self._draft(records.STEP_RETRIED, retried)], guards)
+        event = await self._write([*started, self._draft(records.STEP_RETRIED, retried)], guards)
         self._run.steps[self._ask.step] = Entry(event.type, event.seq, event.data, None, self._attempt)
 
-    def _interrupt(self, attempt: _Attempt) -> None:
+    def _interrupt(self) -> None:
         """The call is being cancelled: say so without waiting."""
-        announced = attempt.announcement.close()
-        cost = attempt.reserved
+        announced = self._over()
+        cost = self._reserved
         overdraft, guards = self._steps.purse.settle(self._run, reserved=cost, cost=cost)
         interrupted = records.StepInterrupted(attempt=self._attempt, reason="cancelled", cost=cost, overdraft=overdraft)
         drafts = [] if announced else self._announced()

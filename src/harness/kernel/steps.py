@@ -241,7 +241,8 @@ async def _resolved(future: asyncio.Future[Appended]) -> None:
 class Announcement:
     """`step.started` of a call without a side effect: written only if the call waits for something.
 
-    Nobody waits for it to be written. A call that ends before that carries it in its end.
+    Nobody waits for it to be written. A call that ends before that carries it in its end; so who makes a call begins it
+    by hand, with `call.send(None)`, and announces only one that gives something to wait for.
     """
 
     __slots__ = ("_drafts", "_handle", "_patience", "_run", "_steps", "written")
@@ -257,13 +258,8 @@ class Announcement:
         self.written: Awaitable[Appended] | None = None
 
     @types.coroutine
-    def during(self, call: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-        """What the call gives or raises; the announcement is made when the call first waits."""
-        steps = call.__await__()
-        try:
-            awaited = next(steps)
-        except StopIteration as end:
-            return end.value
+    def during(self, call: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
+        """What the call gives or raises, which was begun and waits for `awaited`."""
         self._waits()
         while True:
             try:

@@ -167,7 +167,12 @@ class ToolCalls:
         announcement = Announcement(self.steps, run, drafts, patience_seconds=0 if tool.is_async else _THREAD_GRACE_SECONDS)
         try:
             call = self.run(run, ask, tool, bound, context=self.context(run, ask, key, attempt))
-            result = await announcement.during(call)
+            try:
+                awaited = call.send(None)
+            except StopIteration as end:
+                result: bytes = end.value
+            else:
+                result = await announcement.during(call, awaited)
         except ToolRejected as error:
             announcement.close()
             await self.reject(run, ask, "tool", error)
