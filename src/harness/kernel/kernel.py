@@ -13,6 +13,7 @@ from harness.kernel.checking import check_model_step, check_parts, check_tool_st
 from harness.kernel.fork_methods import ForkMethods
 from harness.kernel.forks import Forks
 from harness.kernel.identity import current_scope, step_id, step_scope
+from harness.kernel.insight_methods import InsightMethods
 from harness.kernel.lifecycle import Lifecycle
 from harness.kernel.matching import POLICIES, ReplayPolicy, core_hash
 from harness.kernel.middleware import Stack
@@ -21,6 +22,7 @@ from harness.kernel.model_step import Drifted, ModelSteps
 from harness.kernel.outputs import output_type
 from harness.kernel.policy import KernelPolicy
 from harness.kernel.ports import ModelCallOptions, ModelPort, OutputSchema, RiskLevel, ToolDefinition
+from harness.kernel.quotas import Quotas
 from harness.kernel.record_methods import RecordMethods
 from harness.kernel.results import ModelInput, StepModelResult, StepToolResult
 from harness.kernel.run_methods import RunMethods
@@ -33,6 +35,7 @@ from harness.kernel.tool_step import ToolSteps
 from harness.kernel.tools import OnUnknown, Tool, ToolRegistry, canonical_arguments
 from harness.kernel.toolsets import Toolsets
 from harness.kernel.unknown import Outcome, Unknowns
+from harness.kernel.workflow_methods import WorkflowMethods
 from harness.ledger import Store
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _DEFAULT_OPTIONS = ModelCallOptions()
 
 
-class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods):
+class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods, WorkflowMethods, InsightMethods):
     """Executes steps of runs, records them, and gives recorded ones back without executing them again.
 
     `middleware` runs in a fixed order whatever order is given; `tool_port` is a `ToolRegistry` or has a method
@@ -70,6 +73,7 @@ class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods):
         self._steps = Steps(store, self.policy)
         stack = Stack(() if middleware is None else middleware, store)
         self._steps.scrubbing = stack.scrubbing
+        self._steps.quotas = Quotas(self._steps, stack.quotas)
         self._model_steps = ModelSteps(Caller(self._steps, model_port, stack))
         calls = ToolCalls(self._steps, self._toolsets, stack)
         self._unknowns = Unknowns(calls, self._questions)

@@ -26,6 +26,7 @@ from harness.kernel.encoding import to_json
 from harness.kernel.middleware import Stack
 from harness.kernel.outputs import OutputType, read_answer
 from harness.kernel.ports import Message, ModelCallOptions, ModelPort, ModelRequest, ModelResult, OutputSchema, Usage
+from harness.kernel.quotas import Held
 from harness.kernel.records import Answer, ModelInputs, Recorded, StepEnded, StepStarted
 from harness.kernel.results import StepModelResult, newest_prompt
 from harness.kernel.runs import Entry, RunState
@@ -122,6 +123,11 @@ class Caller:
         longest = ask.options.max_tokens or self.steps.policy.estimated_output_tokens
         return max(1, estimate_micro_usd(price, prompt_characters=characters, max_output_tokens=longest))
 
+    def most_tokens(self, ask: Ask) -> int:
+        """How many tokens a call may take, about: three characters each, and the longest answer allowed."""
+        characters = sum(len(message.text) for message in ask.messages)
+        return math.ceil(characters / 3) + (ask.options.max_tokens or self.steps.policy.estimated_output_tokens)
+
     async def complete(self, run: RunState, ask: Ask) -> ModelResult:
         """Ask the model once."""
         assert self._port is not None
@@ -173,6 +179,8 @@ class Execution:
         self._reserved = 0  # for it
         self._announcement: Announcement | None = None  # of it, if its call waits
         self._pending: list[Draft] = []  # to be written before the next event of this step
+        self._held: Held | None = None  # of quotas, for the present attempt
+        self._result: ModelResult | None = None  # of the present attempt
         if entry is not None and entry.type == records.STEP_STARTED:
             lost = self._steps.purse.settle_lost(run, ask.step)
             interrupted = records.StepInterrupted(attempt=entry.attempt, reason="crash", cost=lost)
@@ -213,6 +221,7 @@ class Execution:
             else:
                 self._announcement = Announcement(self._steps, run, self._announced)
                 result = await self._announcement.during(call, awaited)
+            self._result = result
             output, raw = read_answer(result, ask.expected)
             if self._caller.stack.watches_models:
                 await self._caller.stack.after_model(
@@ -225,6 +234,7 @@ class Execution:
         except UsageError as error:  # the port cannot do what is asked of it, and has done nothing
             self._over()
             self._steps.purse.settle(run, reserved=self._reserved, cost=0)
+            await self._steps.quotas.free(run, self._held)
             await self._caller.reject(run, ask, error)
             raise
         except Exception as error:
@@ -246,12 +256,19 @@ class Execution:
     async def _admit(self) -> int:
         """Everything that may refuse the call. Gives what was reserved for it."""
         run, ask, stack = self._run, self._ask, self._caller.stack
+        self._held = self._result = None
         reserved = 0
-        if ask.tenant.budget_usd_limit is None and not stack.admits_models:
+        counted = self._steps.quotas.concern(ask.tenant)
+        if ask.tenant.budget_usd_limit is None and not stack.admits_models and not counted:
             return 0
         try:
             if ask.tenant.budget_usd_limit is not None:
                 reserved = await self._steps.purse.reserve(run, ask.tenant, self._caller.estimate(ask))
+            if counted:
+                self._held = await self._steps.quotas.reserve(
+                    run, ask.tenant, ask.step, micro_usd=self._caller.estimate(ask), tokens=self._caller.most_tokens(ask),
+                    seconds=ask.options.timeout,
+                )  # fmt: skip
             if stack.admits_models:
                 await stack.before_model(
                     run_id=run.run_id, tenant=ask.tenant, model=ask.model, step=ask.step, prompt=newest_prompt(ask.messages),
@@ -259,6 +276,7 @@ class Execution:
                 )  # fmt: skip
         except Exception as error:
             self._steps.purse.settle(run, reserved=reserved, cost=0)
+            await self._steps.quotas.free(run, self._held)
             if not isinstance(error, HarnessError) or isinstance(error, StepRejected):
                 await self._caller.reject(run, ask, error)
             raise
@@ -305,10 +323,19 @@ class Execution:
                 return msgspec.structs.replace(inputs, messages=inputs.messages[keep:], base=base, keep=keep)
         return inputs
 
+    def _settled(self, held: Held) -> tuple[list[Draft], list[Guard]]:
+        """What the end of the present attempt says of quotas."""
+        usage = Usage() if self._result is None else self._result.usage
+        cost = 0 if self._result is None else self._caller.cost(self._ask.model, usage)
+        return self._steps.quotas.settle(self._run, held, micro_usd=cost, tokens=usage.total_tokens)
+
     async def _write(self, drafts: list[Draft], guards: tuple[Guard, ...]) -> Event:
         """Write the end of an attempt, after whatever is still to be written before it. Gives the last event."""
         announcement = None if self._announcement is None else self._announcement.written
         before = self._pending if announcement is None else []
+        if self._held is not None:
+            settled, more = self._settled(self._held)
+            before, guards = [*before, *settled], (*guards, *more)
         appended = await self._steps.write(self._run, *before, *drafts, guards=guards)
         self._pending = []
         if self._inputs.schema is not records.NOTHING:

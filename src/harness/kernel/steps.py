@@ -20,6 +20,7 @@ from harness.kernel.identity import Ordinals, Scope, step_id
 from harness.kernel.leases import Leases
 from harness.kernel.money import Purse
 from harness.kernel.policy import KernelPolicy
+from harness.kernel.quotas import Quotas
 from harness.kernel.records import Kind, Reason
 from harness.kernel.runs import FINAL, STATUS_OF, Entry, RunState
 from harness.kernel.tenant import TenantContext
@@ -44,6 +45,7 @@ class Steps:
         self.leases = Leases(store, self.runs, lease_seconds=policy.lease_seconds, wait_seconds=policy.lease_wait_seconds)
         self.purse = Purse(store, lambda run, drafts, guards: self.write(run, *drafts, guards=guards), self._release_others)
         self.scrubbing: Scrubbing | None = None  # what must be asked before a text of others is recorded
+        self.quotas = Quotas(self)
         self._opening: dict[str, anyio.Lock] = {}
 
     # Opening
@@ -159,7 +161,9 @@ class Steps:
         if run.status != "active":
             reason = event.load(records.RunChanged).reason if event is not None and not event.erased else ""
             after = "it is over" if run.status in FINAL else "resume or unblock it first"
-            raise RunNotActive(f"run {run.run_id!r} is {run.status}{f' ({reason})' if reason else ''}; {after}")
+            refused = RunNotActive(f"run {run.run_id!r} is {run.status}{f' ({reason})' if reason else ''}; {after}")
+            refused.run_id = run.run_id
+            raise refused
 
     # Writing
 

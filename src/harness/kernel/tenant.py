@@ -14,11 +14,14 @@ from harness.errors import UsageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantContext:
-    """Who pays and who may do what. The budget is the tenant's, over all runs of it together."""
+    """Who pays and who may do what. The limits are the tenant's, over all runs of it together. None: no limit."""
 
     tenant_id: str
     capabilities: frozenset[str] = frozenset()
-    budget_usd_limit: float | None = None  # None: no limit
+    budget_usd_limit: float | None = None
+    token_limit: int | None = None  # of model calls
+    call_limit: int | None = None  # of models and tools
+    wall_seconds_limit: float | None = None  # of all calls together; those at the same time count each
 
     def __post_init__(self) -> None:
         if not _is_name(self.tenant_id):
@@ -28,6 +31,15 @@ class TenantContext:
         object.__setattr__(self, "capabilities", frozenset(self.capabilities))
         if self.budget_usd_limit is not None and not _is_amount(self.budget_usd_limit):
             raise UsageError(f"a budget is 0 USD or more, not {self.budget_usd_limit!r}")
+        for name in ("token_limit", "call_limit", "wall_seconds_limit"):
+            limit = getattr(self, name)
+            if limit is not None and not (_is_amount(limit) and limit < 10**12):
+                raise UsageError(f"{name} is a number from 0 to a million million, not {limit!r}")
+
+    @property
+    def counted(self) -> bool:
+        """Whether anything but money is limited."""
+        return self.token_limit is not None or self.call_limit is not None or self.wall_seconds_limit is not None
 
     @property
     def limit_micro_usd(self) -> int | None:

@@ -10,10 +10,19 @@ from typing import Any, Literal
 import anyio
 import msgspec
 
-from harness.errors import CapabilityDenied, HarnessError, OutcomeUnknown, StepFailed, StepRejected, ToolRejected
+from harness.errors import (
+    BudgetExceeded,
+    CapabilityDenied,
+    HarnessError,
+    OutcomeUnknown,
+    StepFailed,
+    StepRejected,
+    ToolRejected,
+)
 from harness.kernel import matching, records, replay
 from harness.kernel.encoding import to_json
 from harness.kernel.middleware import Stack
+from harness.kernel.quotas import Held
 from harness.kernel.records import Reason, Recorded, StepEnded, StepStarted, StepUnknown
 from harness.kernel.results import StepToolResult
 from harness.kernel.runs import Entry, RunState
@@ -43,6 +52,7 @@ class ToolAsk:
     arguments_json: bytes = b"{}"  # as they are recorded
     given: bytes | None = None  # as the tool gets them, if that differs
     input: str = ""
+    held: Held | None = None  # of quotas
 
     def take(self, arguments_json: bytes, given: bytes | None = None) -> None:
         """These are the arguments; `given` are those with what must not be recorded."""
@@ -75,9 +85,13 @@ class ToolCalls:
         if error is None:
             assert ask.tool is not None
             try:
-                return ask.tool, self.bound(run, ask, ask.tool)
+                bound = self.bound(run, ask, ask.tool)
+                if self.steps.quotas.concern(ask.tenant):
+                    seconds = ask.timeout if ask.timeout is not None else ask.tool.timeout
+                    ask.held = await self.steps.quotas.reserve(run, ask.tenant, ask.step, seconds=seconds)
+                return ask.tool, bound
             except StepRejected as refused:
-                reason, error = "arguments", refused
+                reason, error = "budget" if isinstance(refused, BudgetExceeded) else "arguments", refused
         await self.reject(run, ask, reason, error)
         raise error
 
@@ -259,7 +273,9 @@ class ToolCalls:
         """Record a result."""
         if self.stack.scrubbing is not None:
             ended = await self.stack.scrubbing.ended(run.tenant_id, ended)
-        appended = await self.steps.write(run, *before, self._draft(run, ask, records.STEP_COMPLETED, ended))
+        settled, guards = self.steps.quotas.settle(run, ask.held)
+        draft = self._draft(run, ask, records.STEP_COMPLETED, ended)
+        appended = await self.steps.write(run, *before, *settled, draft, guards=guards)
         self.steps.end(run, ask.step, appended.last)
         return result_of(run, ask, appended.last.seq, ended, replayed=False)
 
@@ -280,7 +296,9 @@ class ToolCalls:
         """Record a failure."""
         if self.stack.scrubbing is not None:
             ended = await self.stack.scrubbing.ended(run.tenant_id, ended)
-        appended = await self.steps.write(run, *before, self._draft(run, ask, records.STEP_FAILED, ended))
+        settled, guards = self.steps.quotas.settle(run, ask.held)
+        draft = self._draft(run, ask, records.STEP_FAILED, ended)
+        appended = await self.steps.write(run, *before, *settled, draft, guards=guards)
         self.steps.end(run, ask.step, appended.last)
 
     def _failure(self, ask: ToolAsk, error: Exception) -> StepFailed:

@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
-from harness.kernel.middleware import CapabilityGuardMiddleware, Detector, Finding, PIIScrubberMiddleware
+from harness.kernel.middleware import (
+    CapabilityGuardMiddleware,
+    Detector,
+    Finding,
+    PIIScrubberMiddleware,
+    Quota,
+    QuotaMiddleware,
+)
 
-__all__ = ["CapabilityGuardMiddleware", "Detector", "Finding", "PIIScrubberMiddleware"]
+__all__ = [
+    "CapabilityGuardMiddleware",
+    "Detector",
+    "Finding",
+    "PIIScrubberMiddleware",
+    "Quota",
+    "QuotaMiddleware",
+]

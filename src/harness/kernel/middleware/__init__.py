@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.kernel.middleware.capability import CapabilityGuardMiddleware
     from harness.kernel.middleware.detectors import Detector, Finding
     from harness.kernel.middleware.pii import PIIScrubberMiddleware
+    from harness.kernel.middleware.quota import Quota, QuotaMiddleware
     from harness.kernel.middleware.stack import Stack
 
 _HOME = {
@@ -34,6 +35,8 @@ _HOME = {
     "KernelMiddleware": "base",
     "ModelInvocation": "base",
     "PIIScrubberMiddleware": "pii",
+    "Quota": "quota",
+    "QuotaMiddleware": "quota",
     "Stack": "stack",
 }
 
@@ -50,6 +53,8 @@ __all__ = [
     "KernelMiddleware",
     "ModelInvocation",
     "PIIScrubberMiddleware",
+    "Quota",
+    "QuotaMiddleware",
     "Stack",
 ]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from harness.errors import UsageError
 from harness.kernel.middleware.base import CUSTOM, HOOKS, KernelMiddleware, ModelInvocation
+from harness.kernel.middleware.quota import QuotaMiddleware
 from harness.kernel.ports import Message
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Stack:
         self.scrubbing: Scrubbing | None = next(
             (each for item in self.items if (each := getattr(item, "scrubbing", None))), None
         )
+        self.quotas = tuple(each for item in self.items if isinstance(item, QuotaMiddleware) for each in item.quotas)
         self._prepare_model = self._hooks("prepare_model")
         self._before_model = self._hooks("before_model")
         self._after_model = self._hooks("after_model")
