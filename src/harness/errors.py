@@ -220,7 +220,9 @@ class OutcomeUnknown(KernelError):
 
 
 class RunNotActive(KernelError):
-    """The run is paused, blocked or over."""
+    """The run is paused, blocked or over; `run_id` says which, where a step of it was refused."""
+
+    run_id = ""
 
 
 class ModelError(KernelError):

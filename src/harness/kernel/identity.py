@@ -45,6 +45,17 @@ def session_scope(name: str) -> Generator[None]:
         _session.reset(outside[1])
 
 
+@contextlib.contextmanager
+def root_scope() -> Generator[None]:
+    """Steps called inside have nothing to do with the scopes and the session outside."""
+    outside = _scope.set(()), _session.set(())
+    try:
+        yield
+    finally:
+        _scope.reset(outside[0])
+        _session.reset(outside[1])
+
+
 def step_id(scope: Scope, name: str, ordinal: int = 0) -> str:
     """The step's one written form, which is the key of its events: `scope/name` or `scope/name#ordinal`.
 
