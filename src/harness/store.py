@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from harness.ledger import MemoryStore, SQLiteStore, Store
+from harness.ledger import MemoryStore, PostgresStore, SQLiteStore, Store
 
-__all__ = ["MemoryStore", "SQLiteStore", "Store"]
+__all__ = ["MemoryStore", "PostgresStore", "SQLiteStore", "Store"]

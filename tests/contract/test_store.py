@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import anyio
+import psycopg
 import pytest
 
 from harness.clock import VirtualClock
@@ -20,6 +21,7 @@ from harness.ledger import (
     Fence,
     Free,
     MemoryStore,
+    PostgresStore,
     Release,
     Reserve,
     SQLiteStore,
@@ -37,9 +39,16 @@ def clock() -> VirtualClock:
     return VirtualClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualClock) -> AsyncIterator[Store]:
-    made: Store = MemoryStore(clock=clock) if request.param == "memory" else SQLiteStore(tmp_path / "ledger.db", clock=clock)
+    made: Store
+    match request.param:
+        case "memory":
+            made = MemoryStore(clock=clock)
+        case "sqlite":
+            made = SQLiteStore(tmp_path / "ledger.db", clock=clock)
+        case _:
+            made = PostgresStore(request.getfixturevalue("postgres_dsn"), clock=clock)
     yield made
     await made.close()
 
@@ -50,6 +59,18 @@ def said(stream: str, *texts: str, key: str | None = None) -> Write:
 
 async def texts(store: Store, stream: str) -> list[str]:
     return [event.payload["text"] for event in await store.read(stream)]
+
+
+def tamper(store: Store, sql: str) -> None:
+    """Do to a view's tables what nobody should."""
+    match store:
+        case PostgresStore():
+            with psycopg.connect(store.location, options="-c search_path=harness_views", autocommit=True) as connection:
+                connection.execute(sql.encode())
+        case MemoryStore():
+            store._tables.execute(sql)  # pyright: ignore[reportPrivateUsage]
+        case _:
+            store._writer.connection.execute(sql)  # type: ignore[attr-defined]
 
 
 class Counts:
@@ -414,8 +435,7 @@ async def test_a_view_that_was_tampered_with_is_found_and_rebuilt(store: Store) 
     store.register(view)
     await store.append(said("item/a", "1", "2"))
     await store.query(view, "SELECT * FROM counts")
-    tables = store._tables if isinstance(store, MemoryStore) else store._writer.connection  # type: ignore[attr-defined]
-    tables.execute("UPDATE counts SET notes = 77")
+    tamper(store, "UPDATE counts SET notes = 77")
 
     assert await store.check(view) == ["counts"]
     assert await store.rebuild(view) == 2

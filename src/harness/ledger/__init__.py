@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from harness.ledger.guards import Acquire, Expect, Fence, Free, Guard, Lease, Release, Reserve, Unique
     from harness.ledger.memory import MemoryStore
     from harness.ledger.origins import fork_key, lineage
+    from harness.ledger.postgres import PostgresStore
     from harness.ledger.proof import Chain
     from harness.ledger.seals import read_seal, signing_key, write_seal
     from harness.ledger.sqlite import SQLiteStore
@@ -33,6 +34,7 @@ _HOME = {
     "Head": "store",
     "Lease": "guards",
     "MemoryStore": "memory",
+    "PostgresStore": "postgres",
     "Problem": "store",
     "Release": "guards",
     "Reserve": "guards",
@@ -69,6 +71,7 @@ __all__ = [
     "Head",
     "Lease",
     "MemoryStore",
+    "PostgresStore",
     "Problem",
     "Release",
     "Reserve",
