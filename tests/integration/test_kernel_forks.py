@@ -158,6 +158,40 @@ async def test_a_changed_tool_forks_and_an_added_one_does_not(store: Store) -> N
         assert (again.run_id, again.replayed) == (changed.run_id, True)
 
 
+async def test_a_difference_of_shapes_is_shown_inside_them(store: Store) -> None:
+    """Of a changed schema and a changed tool the place is shown where they differ, not a digest."""
+    schema = {"type": "object", "properties": {"x": {"type": "integer"}}}
+    async with Kernel(store=store, model_port=MockModelPort(output={"x": 1})) as kernel:
+        kernel.tool(name="look", description="Looks.")(lambda: "seen")
+        await kernel.start_run(tenant=TENANT, run_id=RUN)
+        await ask(kernel, "a", step_key="1", output_schema=schema)
+    async with Kernel(store=store) as kernel:
+        kernel.tool(name="look", description="Looks far.")(lambda: "seen")
+        other = {**schema, "properties": {"x": {"type": "number"}}}
+        with pytest.raises(ReplayConsistencyError) as caught:
+            await ask(kernel, "a", step_key="1", output_schema=other)
+
+    assert caught.value.fields == ("output_schema", "tools.look")
+    assert caught.value.difference == (
+        "output_schema.properties.x.type: recorded 'integer', now 'number'; "
+        "tools.look.description: recorded 'Looks.', now 'Looks far.'"
+    )
+
+
+async def test_two_kernels_note_one_drift_once(store: Store) -> None:
+    """A drift that another kernel has noted meanwhile is not noted again."""
+    async with Kernel(store=store, model_port=Echo()) as kernel:
+        await recorded(kernel, "a")
+    async with Kernel(store=store) as one, Kernel(store=store) as two:
+        drift = {"step_key": "1", "replay_policy": "allow_prompt_drift"}
+        await one.load_run(run_id=RUN)
+        await two.load_run(run_id=RUN)
+        await asyncio.gather(*(ask(kernel, "A", **drift) for kernel in (one, two)))
+        await ask(two, "A", **drift)
+
+        assert (await types(one)).count("step.drifted") == 1
+
+
 async def test_steps_without_a_key_go_on_being_counted_in_the_fork(store: Store) -> None:
     """A program that goes on with the result's run gets its next place there, in this pass and in the next ones."""
     port = Echo()

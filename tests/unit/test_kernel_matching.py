@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.kernel import Message, ModelCallOptions
+from harness.kernel import Message, ModelCallOptions, ToolCall
 from harness.kernel.matching import (
     Match,
     changed_fields,
@@ -17,6 +17,7 @@ from harness.kernel.matching import (
     idempotency_key,
     json_difference,
     model_input_hash,
+    nearest,
     prefix_digests,
     text_difference,
     tool_input_hash,
@@ -86,7 +87,41 @@ def test_a_longer_conversation_is_told_as_such() -> None:
     recorded = ModelInputs(model="m", messages=(Message.user("a"),))
     now = ModelInputs(model="m", messages=(Message.user("a"), Message.user("b")))
 
-    assert difference("prompt", recorded, now) == "prompt: recorded 1 messages, now 2"
+    said = difference("prompt", recorded, now)
+    assert said == 'prompt: recorded 1 messages, now 2; the first more is {"role":"user","text":"b"}'
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}, "x.a.b[1]: recorded 2, now 3"),
+        ({"a": [1]}, {"a": [1, 2]}, "x.a: recorded 1 entries, now 2"),
+        ({"a": 1}, {"a": True}, "x.a: recorded 1, now True"),
+        ({"a": 1}, {}, "x.a: recorded 1, now nothing"),
+        ({"a": "w" * 70 + "x"}, {"a": "w" * 70 + "y"}, "x.a: at character 71 recorded …"),
+        ([], {}, "x: recorded [], now {}"),
+    ],
+)
+def test_the_nearest_difference_is_found_deep_inside(before: object, now: object, said: str) -> None:
+    """Of two large values a person is shown the place where they differ, not the values."""
+    assert nearest(before, now, "x").startswith(said)
+
+
+def test_a_changed_tool_call_in_a_conversation_is_pointed_at() -> None:
+    """Messages that differ in anything but their text say in what."""
+    one, other = (Message.assistant(tool_calls=[ToolCall(id="1", name="look", arguments_json=f'{{"at":{n}}}')]) for n in (1, 2))
+    said = difference("prompt", ModelInputs(model="m", messages=(one,)), ModelInputs(model="m", messages=(other,)))
+
+    assert said == """prompt: message 1 (assistant).tool_calls[0].arguments_json: recorded '{"at":1}', now '{"at":2}'"""
+
+
+def test_changed_tool_names_are_told_by_what_is_gone_and_new() -> None:
+    """A long list of visible tools is not printed twice to be compared by eye."""
+    recorded = ModelInputs(model="m", messages=(), visible=("a", "b"))
+
+    said = difference("visible_tool_names", recorded, ModelInputs(model="m", messages=(), visible=("b", "c")))
+
+    assert said == "visible_tool_names: recorded a, b, now without a and with c"
 
 
 @given(st.text(min_size=0, max_size=3000), st.text(min_size=0, max_size=3000))

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, cast
 
 import msgspec
+from msgspec import to_builtins
 
 from harness.kernel import records
-from harness.kernel.ports import Message
-from harness.kernel.records import ModelInputs, StepEnded, StepRejected, StepStarted, StepUnknown
+from harness.kernel.matching import nearest
+from harness.kernel.ports import Message, ToolDefinition
+from harness.kernel.records import ModelInputs, StepEnded, StepRejected, StepStarted, StepUnknown, ToolsetRecorded
 from harness.kernel.results import StepRecord, decoded
 from harness.ledger import Event, Store
 
@@ -34,7 +36,6 @@ def announced(event: Event) -> StepStarted | None:
     if event.type in (records.STEP_COMPLETED, records.STEP_FAILED):
         return event.load(StepEnded).started
     return None
-
 
 
 async def started(store: Store, stream: str, upto: int, step: str, ended: StepEnded | None = None) -> StepStarted | None:
@@ -63,6 +64,44 @@ async def expanded(store: Store, stream: str, inputs: ModelInputs) -> ModelInput
         base = before.model.base if keep else 0
     messages = tuple(message for tail in reversed(tails) for message in tail)
     return msgspec.structs.replace(inputs, messages=messages, base=0, keep=0)
+
+
+class Shapes:
+    """What the events of a run say of the shapes that its steps refer to by digest: tools and schemas of outputs."""
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        self.schemas: dict[str, dict[str, Any]] = {}
+        self.toolsets: dict[str, tuple[ToolDefinition, ...]] = {}
+        for event in events:
+            self.take(event)
+
+    def take(self, event: Event) -> None:
+        """Take the next event."""
+        if event.erased:
+            return
+        if event.type == records.TOOLSET_RECORDED:
+            toolset = event.load(ToolsetRecorded)
+            self.toolsets[toolset.digest] = toolset.definitions
+        elif (asked := announced(event)) is not None and asked.model is not None and bytes(asked.model.schema):
+            self.schemas[asked.model.output_schema] = decoded(asked.model.schema)
+
+    def difference(
+        self, field: str, tools: str, schema: str, definitions: Iterable[ToolDefinition], now: Mapping[str, Any] | None
+    ) -> str:
+        """The nearest difference of a tool or of the output's schema; empty for another field, or if nobody knows."""
+        if field == "output_schema":
+            known = self.schemas.get(schema)
+            return nearest(known, now, field) if known is not None and now is not None else ""
+        if not field.startswith("tools."):
+            return ""
+        name = field.removeprefix("tools.")
+        before = next((each for each in self.toolsets.get(tools, ()) if each.name == name), None)
+        current = next((each for each in definitions if each.name == name), None)
+        if current is None:
+            return f"{field}: it is gone"
+        return (
+            nearest(to_builtins(before), to_builtins(current), field) if before is not None else f"{field}: another signature"
+        )
 
 
 def tell(events: Iterable[Event]) -> tuple[StepRecord, ...]:

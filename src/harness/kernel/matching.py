@@ -112,19 +112,33 @@ def difference(field: str, recorded: ModelInputs, current: ModelInputs) -> str:
         return _message_difference(recorded.messages, current.messages)
     if field.startswith("options."):
         name = field.removeprefix("options.")
-        return f"{field}: recorded {getattr(recorded.options, name)!r}, now {getattr(current.options, name)!r}"
+        return nearest(getattr(recorded.options, name), getattr(current.options, name), field)
     name = "visible" if field == "visible_tool_names" else field
-    return f"{field}: recorded {getattr(recorded, name, None)!r}, now {getattr(current, name, None)!r}"
+    before, now = getattr(recorded, name, None), getattr(current, name, None)
+    if isinstance(before, tuple) and isinstance(now, tuple):
+        return _names_difference(cast("tuple[str, ...]", before), cast("tuple[str, ...]", now), field)
+    return f"{field}: recorded {before!r}, now {now!r}"
+
+
+def _names_difference(before: Sequence[str], now: Sequence[str], path: str) -> str:
+    gone, new = sorted({*before} - {*now}), sorted({*now} - {*before})
+    told = [f"{word} {', '.join(names)}" for word, names in (("without", gone), ("with", new)) if names]
+    return f"{path}: recorded {', '.join(before) or 'none'}, now {' and '.join(told) or 'in another order'}"
 
 
 def _message_difference(recorded: Sequence[Message], current: Sequence[Message]) -> str:
     for index, (before, now) in enumerate(zip(recorded, current, strict=False)):
         if before == now:
             continue
-        if before.role != now.role or before.text == now.text:
+        if before.role != now.role:
             return f"prompt: message {index + 1} was {_short(before)}, now {_short(now)}"
-        return f"prompt: message {index + 1} ({now.role}): {text_difference(before.text, now.text)}"
-    return f"prompt: recorded {len(recorded)} messages, now {len(current)}"
+        if before.text != now.text:
+            return f"prompt: message {index + 1} ({now.role}): {text_difference(before.text, now.text)}"
+        path = f"prompt: message {index + 1} ({now.role})"
+        return nearest(msgspec.to_builtins(before), msgspec.to_builtins(now), path)
+    told = f"prompt: recorded {len(recorded)} messages, now {len(current)}"
+    rest = (recorded if len(recorded) > len(current) else current)[min(len(recorded), len(current)) :]
+    return f"{told}; the first more is {_short(rest[0])}" if rest else told
 
 
 def _short(message: Message) -> str:
@@ -151,14 +165,40 @@ def _clip(start: int, end: int) -> int:
 
 
 def json_difference(before: Any, now: Any, path: str = "arguments") -> tuple[list[str], str]:
-    """The names of what differs between two JSON objects, and the first difference in words."""
+    """The names of what differs between two JSON values, and the nearest difference in words."""
+    fields = [path]
     if isinstance(before, dict) and isinstance(now, dict):
         old, new = cast("dict[str, Any]", before), cast("dict[str, Any]", now)
-        fields = [name for name in sorted({*old, *new}) if old.get(name, ...) != new.get(name, ...)]
-        if fields:
-            words = f"{path}.{fields[0]}: recorded {_value(old, fields[0])}, now {_value(new, fields[0])}"
-            return [f"{path}.{field}" for field in fields], words
-    return [path], f"{path}: recorded {before!r:.80}, now {now!r:.80}"
+        fields = [f"{path}.{name}" for name in sorted({*old, *new}) if not same_json(old.get(name, ...), new.get(name, ...))]
+    return fields or [path], nearest(before, now, path)
+
+
+def same_json(before: Any, now: Any) -> bool:
+    """Whether two JSON values are the same, for which 1 and true are not."""
+    return before == now and (before is ... or _encode(before) == _encode(now))
+
+
+def nearest(before: Any, now: Any, path: str) -> str:
+    """Where, deepest inside, two JSON values first differ."""
+    match before, now:
+        case dict(), dict():
+            old, new = cast("dict[str, Any]", before), cast("dict[str, Any]", now)
+            for name in sorted({*old, *new}):
+                if name not in old or name not in new:
+                    return f"{path}.{name}: recorded {_value(old, name)}, now {_value(new, name)}"
+                if not same_json(old[name], new[name]):
+                    return nearest(old[name], new[name], f"{path}.{name}")
+        case list() | tuple(), list() | tuple():
+            one, other = cast("Sequence[Any]", before), cast("Sequence[Any]", now)
+            for index, (old_entry, new_entry) in enumerate(zip(one, other, strict=False)):
+                if not same_json(old_entry, new_entry):
+                    return nearest(old_entry, new_entry, f"{path}[{index}]")
+            return f"{path}: recorded {len(one)} entries, now {len(other)}"
+        case str(), str() if before != now and max(len(before), len(now)) > _SHOWN:
+            return f"{path}: {text_difference(before, now)}"
+        case _:
+            pass
+    return f"{path}: recorded {before!r:.80}, now {now!r:.80}"
 
 
 def _value(mapping: Mapping[str, Any], name: str) -> str:

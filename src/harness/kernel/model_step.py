@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from harness.errors import ReplayConsistencyError
+from harness.errors import KeyTaken, ReplayConsistencyError
 from harness.kernel import matching, records, replay
 from harness.kernel.matching import Match
 from harness.kernel.middleware import ModelInvocation
@@ -16,7 +17,9 @@ from harness.kernel.ports import Message
 from harness.kernel.records import Answer, Recorded, StepEnded
 from harness.kernel.results import StepModelResult, newest_prompt
 from harness.kernel.runs import Entry, RunState
+from harness.ledger import Unique, Write
 
+_MAX_TOLD = 5
 _decode = msgspec.json.Decoder(Recorded).decode
 
 
@@ -132,11 +135,12 @@ class ModelSteps:
     async def _note_drift(self, run: RunState, ask: Ask, ended: StepEnded) -> None:
         place = (ask.step, ask.input)
         if place not in run.drifts:
-            if not self._steps.leases.sure(run):
-                await self._steps.leases.hold(run, "")
             run.drifts.add(place)
             drifted = records.StepDrifted(recorded_input=ended.input, input=ask.input, fields=("prompt",))
-            await self._steps.write(run, self._steps.draft(run, records.STEP_DRIFTED, drifted, ask.step))
+            draft = self._steps.draft(run, records.STEP_DRIFTED, drifted, ask.step)
+            once = Unique(f"drift/{matching.digest_of((run.run_id, *place))}")
+            with contextlib.suppress(KeyTaken):  # another kernel has noted the same
+                await self._steps.store.append(Write(run.stream, (draft,)), guards=[once])
 
     async def _told(self, run: RunState, ask: Ask, ended: StepEnded, tools: tuple[str, ...]) -> Told:
         """Which inputs differ, and the nearest difference."""
@@ -144,9 +148,16 @@ class ModelSteps:
 
         started = await history.started(self._steps.store, *run.place_of(ask.step), ask.step, ended)
         before, now = started.model if started else None, ask.inputs()
-        fields = (*matching.changed_fields(before, now), *tools) if before is not None else ("input", *tools)
-        where = matching.difference(fields[0], before, now) if before is not None and fields and fields[0] not in tools else ""
-        return fields, where or ", ".join(fields)
+        if before is None:
+            return ("input", *tools), "the recorded input was erased"
+        fields = (*matching.changed_fields(before, now), *tools)
+        shapes = history.Shapes(await self._steps.store.read(run.place_of(ask.step)[0]))
+        told = [
+            shapes.difference(field, ended.tools, before.output_schema, ask.toolset.definitions, ask.expected.schema)
+            or matching.difference(field, before, now)
+            for field in fields[:_MAX_TOLD]
+        ]
+        return fields, "; ".join(told)
 
     async def _inconsistent(self, run: RunState, ask: Ask, ended: StepEnded, tools: tuple[str, ...]) -> ReplayConsistencyError:
         fields, where = await self._told(run, ask, ended, tools)
