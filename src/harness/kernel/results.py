@@ -23,7 +23,7 @@ class ModelInput(msgspec.Struct, frozen=True, kw_only=True):
         """A single user message."""
         if not isinstance(prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UsageError(f"a prompt is a text, not {type(prompt).__name__}")
-        return cls(messages=(Message.user(prompt),))
+        return cls(messages=(Message(role="user", text=prompt),))
 
     @classmethod
     def from_messages(cls, messages: Iterable[Message | Mapping[str, Any]]) -> Self:

@@ -166,14 +166,6 @@ class GroupCommit:
                 return
             self._queue = []
             self._alone = len(entries) == 1
-        try:
-            self._write_all(entries)
-        finally:
-            self._gate.leave()
-            for entry in entries:
-                entry.resolve()
-
-    def _write_all(self, entries: list[Entry]) -> None:
         self.writing = True
         try:
             if len(entries) <= 2:  # that waits as long as it must, so there is nothing to learn
@@ -182,6 +174,9 @@ class GroupCommit:
                 self._timed_commit(entries)
         finally:
             self.writing = False
+            self._gate.leave()
+            for entry in entries:
+                entry.resolve()
 
     def _timed_commit(self, entries: list[Entry]) -> None:
         began, worked = time.perf_counter(), time.thread_time()
@@ -235,9 +230,11 @@ class GroupCommit:
                 entry.error = refused
             return entries
         try:
+            self.writing = True
             if entries:
-                self._write_all(entries)
+                self._timed_commit(entries)
         finally:
+            self.writing = False
             self._gate.leave()
         return entries
 

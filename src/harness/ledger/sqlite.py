@@ -115,17 +115,16 @@ class SQLiteStore:
     # Writing
 
     async def append(self, *writes: Write, guards: Sequence[Guard] = ()) -> Appended:
-        work = self._prepared(writes, guards)
+        if self._closing or self.read_only or os.getpid() != self._pid:
+            self._check_writable()
+        work = Prepared(writes, guards, now_us=self.clock.now_us(), actor=self.actor, tenant=self.tenant)
         return await self._group.put(work)  # type: ignore[return-value]
 
     def submit(self, *writes: Write, guards: Sequence[Guard] = ()) -> Awaitable[Appended]:
-        work = self._prepared(writes, guards)
-        return self._group.submit(work)  # type: ignore[return-value]
-
-    def _prepared(self, writes: Sequence[Write], guards: Sequence[Guard]) -> Prepared:
         if self._closing or self.read_only or os.getpid() != self._pid:
             self._check_writable()
-        return Prepared(writes, guards, now_us=self.clock.now_us(), actor=self.actor, tenant=self.tenant)
+        work = Prepared(writes, guards, now_us=self.clock.now_us(), actor=self.actor, tenant=self.tenant)
+        return self._group.submit(work)  # type: ignore[return-value]
 
     def _check_writable(self) -> None:
         if self._closing or self.read_only:
@@ -167,7 +166,7 @@ class SQLiteStore:
     def surely_at(self, stream: str) -> int | None:
         if self._writer is None:
             return None
-        seq = self._writer.known_seq(stream)
+        seq = self._writer.known_seq(stream)  # before it is asked whether that is being written
         return seq if seq and not self._group.writing and self._gate.ours() else None
 
     async def head(self, stream: str) -> Head | None:

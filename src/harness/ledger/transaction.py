@@ -100,15 +100,6 @@ class Writer:
         `undisturbed` says that nobody else wrote since the last time. An entry that cannot be written at all takes
         the others down with it; then each is written in a transaction of its own, so that it fails alone.
         """
-        wrote, guilty = self._together(entries, undisturbed=undisturbed)
-        if guilty and len(entries) > 1:
-            for entry in entries:
-                entry.error = None
-                wrote |= self._together([entry], undisturbed=False)[0]
-        return wrote
-
-    def _together(self, entries: Sequence[Entry], *, undisturbed: bool) -> tuple[bool, bool]:
-        """One transaction. Gives whether events were written, and whether one of the entries made it impossible."""
         written: list[Event] = []
         self._wrote = False
         execute = self.connection.execute
@@ -118,19 +109,30 @@ class Writer:
                 self._look_around()
             for entry in entries:
                 self._run(entry, written)
-            self._flush(written)
+            if written:
+                self._flush(written)
             execute("COMMIT")
         except sqlite3.Error as error:
-            guilty = isinstance(error, _NOT_THE_DATABASE)
-            self._undo(entries, _unwritable(error) if guilty else unavailable(error, self._location))
-            return False, guilty
+            if isinstance(error, _NOT_THE_DATABASE):
+                return self._one_by_one(entries, error)
+            self._undo(entries, unavailable(error, self._location))
+            return False
         except Exception as error:  # noqa: BLE001  # whoever waits for the entries gets it
-            self._undo(entries, _unwritable(error))
-            return False, True
+            return self._one_by_one(entries, error)
         except BaseException as error:
             self._undo(entries, error)
             raise
-        return self._wrote, False
+        return self._wrote
+
+    def _one_by_one(self, entries: Sequence[Entry], error: Exception) -> bool:
+        """One of the entries cannot be written: find which by writing each for itself."""
+        self._undo(entries, _unwritable(error))
+        wrote = False
+        if len(entries) > 1:
+            for entry in entries:
+                entry.error = None
+                wrote |= self.commit([entry], undisturbed=False)
+        return wrote
 
     def _undo(self, entries: Sequence[Entry], error: BaseException) -> None:
         self._wrote = False
