@@ -35,6 +35,16 @@ def step_scope(name: str) -> Generator[Scope]:
 
 
 @contextlib.contextmanager
+def at_scope(scope: Scope) -> Generator[None]:
+    """Steps called inside belong to just this scope, wherever the calling task is."""
+    token = _scope.set(scope)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+@contextlib.contextmanager
 def session_scope(name: str) -> Generator[None]:
     """Steps called inside have nothing to do with the scopes outside; those without a key are the session's own."""
     outside = _scope.set(()), _session.set((name,))

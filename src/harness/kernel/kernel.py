@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from harness.errors import NotFound, UsageError
 from harness.kernel.artifacts import Artifacts
 from harness.kernel.checking import check_model_step, check_parts, check_tool_step, check_visible
+from harness.kernel.foreign_methods import ForeignMethods
 from harness.kernel.fork_methods import ForkMethods
 from harness.kernel.forks import Forks
 from harness.kernel.identity import current_scope, step_id, step_scope
@@ -46,7 +47,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _DEFAULT_OPTIONS = ModelCallOptions()
 
 
-class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods, WorkflowMethods, InsightMethods):
+class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods, WorkflowMethods, InsightMethods, ForeignMethods):
     """Executes steps of runs, records them, and gives recorded ones back without executing them again.
 
     `middleware` runs in a fixed order whatever order is given; `tool_port` is a `ToolRegistry` or has a method

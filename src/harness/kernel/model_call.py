@@ -55,6 +55,7 @@ class Ask:
     policy: str
     retry_failed: bool
     parent: str | None = None
+    port: ModelPort | None = None  # asked instead of the kernel's
     core: str = ""
     input: str = ""
 
@@ -83,9 +84,9 @@ class Caller:
         self._prices: dict[str, Price | None] = {}
         self._dearest: dict[str, int] = {}  # call of each model so far, micro-USD
 
-    def check(self) -> None:
+    def check(self, ask: Ask) -> None:
         """Raise `UsageError` if nobody can be asked."""
-        if self._port is None:
+        if self._port is None and ask.port is None:
             raise UsageError("this kernel has no model port; give Kernel(model_port=…) one")
 
     async def reject(self, run: RunState, ask: Ask, error: Exception) -> None:
@@ -130,15 +131,16 @@ class Caller:
 
     async def complete(self, run: RunState, ask: Ask) -> ModelResult:
         """Ask the model once."""
-        assert self._port is not None
+        port = ask.port or self._port
+        assert port is not None
         request = ModelRequest(
             model=ask.model, messages=ask.messages, allowed_tools=ask.toolset.definitions, output_schema=ask.schema,
             options=ask.options, run_id=run.run_id,
         )  # fmt: skip
         if ask.options.timeout is None:
-            return await self._port.complete(request)
+            return await port.complete(request)
         with anyio.move_on_after(ask.options.timeout):
-            return await self._port.complete(request)
+            return await port.complete(request)
         raise ModelUnavailable(f"{ask.model} gave no answer within {ask.options.timeout:g} s")
 
 
@@ -188,7 +190,7 @@ class Execution:
 
     async def run(self) -> StepModelResult:
         """Attempts, until one ends the step."""
-        self._caller.check()
+        self._caller.check(self._ask)
         last = self._attempt + self._steps.policy.model_attempts
         clock = self._steps.store.clock
         while True:

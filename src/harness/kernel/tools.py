@@ -146,8 +146,7 @@ class Tool:
     @cached_property
     def signature(self) -> str:
         """The digest of what a model is shown of the tool, and of its version."""
-        d = self.definition
-        return digest_of((d.name, d.description, d.input_schema, d.tool_version, d.schema_version))
+        return signature_of(self.definition)
 
     def bind(self, arguments_json: bytes) -> dict[str, Any]:
         """The arguments to call the function with. Raises `StepRejected` naming what is wrong with them."""
@@ -258,6 +257,11 @@ class ToolRegistry:
     def registry(self) -> ToolRegistry:
         """Itself, so that it can be given wherever a tool port is expected."""
         return self
+
+
+def signature_of(d: ToolDefinition) -> str:
+    """The digest of what a model is shown of a tool, and of its version."""
+    return digest_of((d.name, d.description, d.input_schema, d.tool_version, d.schema_version))
 
 
 def canonical_arguments(arguments: object) -> bytes:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Self
 
 from harness.kernel.matching import digest_of
 from harness.kernel.ports import ToolDefinition
 from harness.kernel.tenant import TenantContext, ToolDecision, decide
-from harness.kernel.tools import Tool, ToolRegistry
+from harness.kernel.tools import Tool, ToolRegistry, signature_of
 
 _MAX_CACHED = 256
 
@@ -22,6 +23,15 @@ class Toolset:
         self.definitions: tuple[ToolDefinition, ...] = tuple(tool.definition for tool in listed)
         self.signatures: Mapping[str, str] = {tool.name: tool.signature for tool in listed}
         self.digest = digest_of(self.signatures) if listed else ""  # what a recorded step remembers of them
+
+    @classmethod
+    def declared(cls, definitions: Collection[ToolDefinition]) -> Self:
+        """Tools that are shown here and executed elsewhere."""
+        toolset = cls(())
+        toolset.definitions = tuple(sorted(definitions, key=lambda tool: tool.name))
+        toolset.signatures = {tool.name: signature_of(tool) for tool in toolset.definitions}
+        toolset.digest = digest_of(toolset.signatures) if toolset.signatures else ""
+        return toolset
 
 
 _EMPTY = Toolset(())
