@@ -72,8 +72,7 @@ def step_id(scope: Scope, name: str, ordinal: int = 0) -> str:
     Different parts never give the same text: `/`, `#` and `%` inside a part are written as %XX. A text that would
     be too long for a key ends in a hash of itself.
     """
-    parts = [_escaped(part) for part in (*scope, name)]
-    text = "/".join(parts)
+    text = "/".join([_escaped(part) for part in (*scope, name)]) if scope else _escaped(name)
     if len(text) > _MAX_KEY_CHARACTERS:
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         text = f"{text[:_MAX_KEY_CHARACTERS]}%{digest[:32]}"

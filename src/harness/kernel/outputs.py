@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -34,23 +33,25 @@ class OutputType:
         self.restore = restore
 
 
-_types: WeakKeyDictionary[type[Any], OutputType] = WeakKeyDictionary()
+_MAX_TYPES = 256
+_types: dict[type[Any], OutputType] = {}  # few programs ask for more; those that make types as they go start anew
 
 
 def output_type(schema: OutputSchema | None) -> OutputType:
     """The prepared form of a schema; cached for types."""
     if schema is None:
         return _ANY
-    if isinstance(schema, Mapping):
+    if isinstance(schema, type):
+        known = _types.get(schema)
+        if known is None:
+            if len(_types) >= _MAX_TYPES:
+                _types.clear()
+            known = _types[schema] = _of_type(schema)
+        return known
+    if isinstance(schema, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - or any form that pydantic knows
         plain = dict(schema)
         return OutputType(plain, lambda value: _checked(value, plain), msgspec.json.decode)
-    try:
-        known = _types.get(schema)
-    except TypeError:  # such as list[int], which nothing can refer to weakly
-        return _of_type(schema)
-    if known is None:
-        known = _types[schema] = _of_type(schema)
-    return known
+    return _of_type(cast("Any", schema))  # such as int | str, which equals str | int but has another schema
 
 
 def _of_type(schema: Any) -> OutputType:
@@ -61,14 +62,16 @@ def _of_type(schema: Any) -> OutputType:
     except PydanticSchemaGenerationError as error:
         raise UsageError(f"output_schema is a type that pydantic can check or a JSON schema, not {schema!r:.80}") from error
 
+    validator, to_json_bytes = adapter.validator, adapter.serializer.to_json  # without the adapter's own layers
+
     def check(value: Any) -> tuple[Any, bytes]:
         try:
-            typed = adapter.validate_python(value)
+            typed = validator.validate_python(value)
         except ValidationError as error:
             raise ValueError(in_one_line(error)) from error
-        return typed, resorted(adapter.dump_json(typed))
+        return typed, resorted(to_json_bytes(typed))
 
-    return OutputType(json_schema_of(schema), check, adapter.validate_json)
+    return OutputType(json_schema_of(schema), check, validator.validate_json)
 
 
 def in_one_line(error: Any) -> str:
@@ -98,7 +101,8 @@ def _checked(value: Any, schema: Mapping[str, Any]) -> tuple[Any, bytes]:
 def read_answer(result: ModelResult, expected: OutputType) -> tuple[Any, bytes | None]:
     """The structured answer as the caller wants it, and as JSON. Raises `ModelMalformed` if it does not fit."""
     value = result.output
-    _check_size(len(result.text))
+    if len(result.text) > MAX_ANSWER_BYTES:
+        raise _too_large(len(result.text))
     if value is None and (result.tool_calls or not expected.digest):
         return None, None
     try:
@@ -107,13 +111,13 @@ def read_answer(result: ModelResult, expected: OutputType) -> tuple[Any, bytes |
         output, data = expected.check(value)
     except ValueError as error:
         raise ModelMalformed(f"the answer does not fit the asked schema: {error}") from error
-    _check_size(len(data))
+    if len(data) > MAX_ANSWER_BYTES:
+        raise _too_large(len(data))
     return output, data
 
 
-def _check_size(size: int) -> None:
-    if size > MAX_ANSWER_BYTES:
-        raise ModelMalformed(f"the answer has {size:,} bytes, which is over the limit of {MAX_ANSWER_BYTES:,}")
+def _too_large(size: int) -> ModelMalformed:
+    return ModelMalformed(f"the answer has {size:,} bytes, which is over the limit of {MAX_ANSWER_BYTES:,}")
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
