@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from harness.agents.bundles import CodingHarnessTools, ObservabilityTools
     from harness.errors import (
+        ApprovalRequired,
         BudgetExceeded,
         Busy,
         CapabilityDenied,
@@ -90,6 +91,7 @@ _HOME = {
 }
 
 __all__ = [
+    "ApprovalRequired",
     "AutonomousAgent",
     "BaseHarness",
     "BudgetExceeded",

@@ -26,6 +26,7 @@ A message says what happened, with which values, and what to do next; fields are
     │   ├── StepRejected            refused before execution: arguments, capability, policy
     │   │   ├── CapabilityDenied    the tenant lacks the capability
     │   │   ├── PolicyDenied        a policy or a person said no
+    │   │   │   └── ApprovalRequired  nobody has said yes yet: wait for the answer, then ask for the step again
     │   │   ├── ToolRejected        the tool itself refuses, and has done nothing
     │   │   └── BudgetExceeded      the reservation does not fit the budget
     │   ├── StepFailed              the step ran and failed
@@ -205,6 +206,14 @@ class CapabilityDenied(StepRejected):
 
 class PolicyDenied(StepRejected):
     """A policy or a person said no."""
+
+
+class ApprovalRequired(PolicyDenied):
+    """Not before a person has said yes: `question_id` is what they were asked. Ask for the step again afterwards."""
+
+    def __init__(self, message: str, *, question_id: str = "") -> None:
+        super().__init__(message)
+        self.question_id = question_id
 
 
 class BudgetExceeded(StepRejected):

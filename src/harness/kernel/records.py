@@ -40,7 +40,7 @@ SUMMARY_APPENDED = "summary.appended"
 STATUS_KEY = "status"  # the key of every event that changes a run's status
 
 Kind = Literal["model", "tool", "action", "timer", "pause"]  # the last three are steps of workflows
-Reason = Literal["arguments", "unknown_tool", "capability", "policy", "budget", "middleware", "tool"]
+Reason = Literal["arguments", "unknown_tool", "capability", "policy", "approval", "budget", "middleware", "tool"]
 
 
 NOTHING: Final = msgspec.Raw(b"")

@@ -35,6 +35,7 @@ _REJECTIONS: dict[str, type[StepRejected]] = {
     "unknown_tool": StepRejected,
     "capability": CapabilityDenied,
     "policy": PolicyDenied,
+    "approval": PolicyDenied,
     "budget": BudgetExceeded,
     "middleware": StepRejected,
     "tool": ToolRejected,
@@ -115,7 +116,7 @@ def raise_rejection(entry: Entry, input_hash: str) -> None:
     """Raise a recorded rejection of the same inputs again."""
     if entry.data is not None:
         rejected = _rejected(entry.data)
-        if rejected.input == input_hash:
+        if rejected.input == input_hash and rejected.reason != "approval":  # which may have been given meanwhile
             raise _REJECTIONS[rejected.reason](rejected.message)
 
 
