@@ -150,15 +150,17 @@ class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods, WorkflowMet
         step = self._steps.allot(run_id, scope, "model", step_key)
 
         async def take() -> StepModelResult:
-            run = await self._run(run_id, tenant)
+            run = self._steps.runs.get(run_id) or await self._steps.open(run_id)
+            self._steps.check_tenant(run, tenant)
             expected = output_type(output_schema)
             options = model_options or _DEFAULT_OPTIONS
             visible = None if visible_tool_names is None else tuple(sorted(visible_tool_names))
             toolset = self._toolsets.of(tenant, visible_tool_names, tools)
-            core = core_hash(model=model, options=options, output_schema=expected.digest, visible=visible)
-            result = self._model_steps.replayed(run, step, core, input.messages, expected, toolset.digest)
-            if result is not None:
-                return result
+            core = core_hash(model, options, expected.digest, visible)
+            if step in run.steps:
+                result = self._model_steps.replayed(run, step, core, input.messages, expected, toolset.digest)
+                if result is not None:
+                    return result
             ask = Ask(
                 tenant=tenant, step=step, model=model, messages=input.messages, schema=output_schema, expected=expected,
                 options=options, toolset=toolset, visible=visible, policy=replay_policy, retry_failed=retry_failed_step,

@@ -36,7 +36,7 @@ class Match(StrEnum):
 
 
 @functools.lru_cache(maxsize=256)
-def core_hash(*, model: str, options: ModelCallOptions, output_schema: str, visible: tuple[str, ...] | None) -> str:
+def core_hash(model: str, options: ModelCallOptions, output_schema: str, visible: tuple[str, ...] | None) -> str:
     """The hash of a model step's inputs without its prompt and its tools."""
     return _digest(_encode(("model", model, options, output_schema, visible)))
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
@@ -33,8 +33,12 @@ from harness.kernel.runs import Entry, RunState
 from harness.kernel.steps import Announcement, Steps
 from harness.kernel.tenant import TenantContext
 from harness.kernel.toolsets import Toolset
+from harness.kernel.workflow.waiting import wait_until
 from harness.ledger import Draft, Event, Guard
 from harness.spend import Price, cost_micro_usd, estimate_micro_usd, price_of
+
+if TYPE_CHECKING:
+    from harness.kernel.streaming import Sink
 
 _PROBABLE_MICRO_USD = 1  # what a call is thought to cost that nobody has a price for
 
@@ -58,6 +62,7 @@ class Ask:
     port: ModelPort | None = None  # asked instead of the kernel's
     core: str = ""
     input: str = ""
+    sink: Sink | None = None  # who reads the answer while it comes
 
     def hash(self) -> None:
         """Compute the hashes of the inputs."""
@@ -137,10 +142,11 @@ class Caller:
             model=ask.model, messages=ask.messages, allowed_tools=ask.toolset.definitions, output_schema=ask.schema,
             options=ask.options, run_id=run.run_id,
         )  # fmt: skip
+        call = port.complete(request) if ask.sink is None else ask.sink.draw(port, request, ask.step)
         if ask.options.timeout is None:
-            return await port.complete(request)
+            return await call
         with anyio.move_on_after(ask.options.timeout):
-            return await port.complete(request)
+            return await call
         raise ModelUnavailable(f"{ask.model} gave no answer within {ask.options.timeout:g} s")
 
 
@@ -175,7 +181,7 @@ class Execution:
         self._steps = caller.steps
         self._run = run
         self._ask = ask
-        self._attempt, self._not_before_us = _attempts(run, ask, entry)
+        self._attempt, self._not_before_us = (0, 0) if entry is None else _attempts(run, ask, entry)
         self._prefix = b""  # digest of the conversation, if it is one
         self._inputs: ModelInputs  # of the present attempt
         self._reserved = 0  # for it
@@ -192,21 +198,24 @@ class Execution:
         """Attempts, until one ends the step."""
         self._caller.check(self._ask)
         last = self._attempt + self._steps.policy.model_attempts
-        clock = self._steps.store.clock
         while True:
-            wait_us = self._not_before_us - clock.now_us()
-            if wait_us > 0:
-                await clock.sleep(wait_us / 1_000_000)
+            if self._not_before_us:
+                await self._wait()
             self._attempt += 1
             result = await self._once(may_retry=self._attempt < last)
             if result is not None:
                 return result
 
+    async def _wait(self) -> None:
+        clock = self._steps.store.clock
+        if self._not_before_us > clock.now_us():
+            await wait_until(self._steps, self._run, self._not_before_us)
+
     async def _once(self, *, may_retry: bool) -> StepModelResult | None:
-        run, ask = self._run, self._ask
+        run, ask, stack = self._run, self._ask, self._caller.stack
         self._announcement = None
         self._reserved = await self._admit()
-        self._inputs = self._shortened(ask.inputs())
+        self._inputs = ask.inputs() if len(ask.messages) < 2 else self._shortened(ask.inputs())
         if ask.toolset.digest not in run.toolsets:
             self._note_toolset()
         if ask.expected.digest and ask.expected.digest not in run.schemas:
@@ -225,13 +234,13 @@ class Execution:
                 result = await self._announcement.during(call, awaited)
             self._result = result
             output, raw = read_answer(result, ask.expected)
-            if self._caller.stack.watches_models:
-                await self._caller.stack.after_model(
+            if stack.watches_models:
+                await stack.after_model(
                     run_id=run.run_id, tenant=ask.tenant, model=ask.model, step=ask.step, usage=result.usage, output=output,
                     text=result.text, tool_calls=result.tool_calls,
                 )  # fmt: skip
             answer = answer_of(result, raw)
-            if self._caller.stack.scrubbing is not None:
+            if stack.scrubbing is not None:
                 answer, output = await self._scrubbed(answer, output)
         except UsageError as error:  # the port cannot do what is asked of it, and has done nothing
             self._over()
@@ -251,7 +260,7 @@ class Execution:
         except BaseException:
             self._interrupt()
             raise
-        cost = self._caller.cost(ask.model, result.usage)
+        cost = self._caller.cost(ask.model, result.usage) if result.usage.cost_usd != 0 else 0
         seq, ended = await self._end(records.STEP_COMPLETED, cost, answer=answer)
         return result_of(run.run_id, ask.step, seq, ended, answer, None, output=output)
 
@@ -312,10 +321,7 @@ class Execution:
             self._steps.submit(self._run, self._steps.draft(self._run, records.TOOLSET_RECORDED, recorded, None))
 
     def _shortened(self, inputs: ModelInputs) -> ModelInputs:
-        """The inputs without the beginning of the conversation that an earlier event of this run holds."""
-        if len(inputs.messages) < 2:
-            self._prefix = b""
-            return inputs
+        """The inputs of a conversation without its beginning, if an earlier event of this run holds that."""
         digests = matching.prefix_digests(inputs.messages)
         self._prefix = digests[-1]
         for index in range(len(digests) - 1, -1, -1):
@@ -352,8 +358,10 @@ class Execution:
     ) -> tuple[int, StepEnded]:
         """Settle, and record the end of the step. Gives its sequence."""
         ask = self._ask
-        announced = self._over()
-        overdraft, guards = self._steps.purse.settle(self._run, reserved=self._reserved, cost=cost)
+        announced = self._announcement is not None and self._announcement.close()
+        overdraft, guards = 0, ()
+        if cost or self._reserved:
+            overdraft, guards = self._steps.purse.settle(self._run, reserved=self._reserved, cost=cost)
         ended = StepEnded(
             kind="model", name=ask.model, input=ask.input, core=ask.core, attempt=self._attempt, tools=ask.toolset.digest,
             answer=answer, error="" if error is None else type(error).__name__,
@@ -361,8 +369,9 @@ class Execution:
             cost=cost, overdraft=overdraft,
             started=None if announced else StepStarted(kind="model", name=ask.model, model=self._inputs),
         )  # fmt: skip
-        event = await self._write([self._draft(type_, ended)], guards)
-        self._steps.end(self._run, ask.step, event)
+        draft = Draft(type=type_, payload=ended, key=ask.step, parent=ask.parent, tenant=self._run.tenant_id)
+        event = await self._write([draft], guards)
+        self._run.steps[ask.step] = Entry(type_, event.seq, event.data)
         return event.seq, ended
 
     async def _scrubbed(self, answer: Answer, output: Any) -> tuple[Answer, Any]:

@@ -67,11 +67,11 @@ class ModelSteps:
         if self._stack.prepares_models:
             await self._prepare(run, ask)
 
-        async def recall(entry: Entry) -> StepModelResult | None:
-            return await self._recall(run, ask, entry)
+        def recall(entry: Entry) -> Awaitable[StepModelResult | None]:
+            return self._recall(run, ask, entry)
 
-        async def execute(entry: Entry | None) -> StepModelResult:
-            return await Execution(self._caller, run, ask, entry).run()
+        def execute(entry: Entry | None) -> Awaitable[StepModelResult]:
+            return Execution(self._caller, run, ask, entry).run()
 
         return await self._steps.once(run, ask.step, recall, execute)
 

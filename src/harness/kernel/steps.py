@@ -75,6 +75,8 @@ class Steps:
 
     def allot(self, run_id: str, scope: Scope, name: str, step_key: str | None) -> str:
         """The id of a step that is called now."""
+        if step_key is not None:
+            return step_id(scope, step_key)
         ordinals = self.passes.get(run_id)
         if ordinals is None:
             ordinals = self.passes[run_id] = Ordinals()
@@ -172,7 +174,8 @@ class Steps:
 
         What is queued will be written, so this cannot be cancelled: a cancellation is delivered right after it.
         """
-        future = self._submit(run, drafts, guards)
+        fenced = (run.fence, *guards) if guards else (run.fence,)
+        future: asyncio.Future[Appended] = self.store.submit(Write(run.stream, drafts), guards=fenced)  # type: ignore[assignment]
         if not future.done():
             await _resolved(future)
         appended = future.result()
@@ -182,13 +185,10 @@ class Steps:
 
     def submit(self, run: RunState, *drafts: Draft, guards: Sequence[Guard] = ()) -> Awaitable[Appended]:
         """Append to the run without waiting, for one who is being cancelled or who has more to do."""
-        future = self._submit(run, drafts, guards)
+        fenced = (run.fence, *guards)
+        future: asyncio.Future[Appended] = self.store.submit(Write(run.stream, drafts), guards=fenced)  # type: ignore[assignment]
         future.add_done_callback(functools.partial(_wrote, run))
         return future
-
-    def _submit(self, run: RunState, drafts: tuple[Draft, ...], guards: Sequence[Guard]) -> asyncio.Future[Appended]:
-        fenced = (run.fence, *guards) if guards else (run.fence,)
-        return self.store.submit(Write(run.stream, drafts), guards=fenced)  # type: ignore[return-value]
 
     def draft(self, run: RunState, type_: str, payload: records.Record, step: str | None, parent: str | None = None) -> Draft:
         """An event of a step."""

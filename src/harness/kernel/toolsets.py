@@ -61,7 +61,7 @@ class Toolsets:
 
     def of(self, tenant: TenantContext, visible: Collection[str] | None, extra: ToolRegistry | None = None) -> Toolset:
         """The tools that a model is shown."""
-        if (not len(self.registry) and extra is None) or (visible is not None and not visible):
+        if (extra is None and not self.registry.version) or (visible is not None and not visible):
             return _EMPTY
         place = (
             self.registry.version, id(extra), extra.version if extra is not None else 0, tenant.capabilities,
