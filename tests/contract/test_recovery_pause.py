@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from harness.errors import NotFound, PolicyDenied, UsageError
-from harness.ledger import MemoryStore, SQLiteStore, Store, Write
+from harness.ledger import MemoryStore, PostgresStore, SQLiteStore, Store, Write
 from harness.people import Questions
 from harness.recovery import approvals
 from harness.recovery.declarations import Declarations, Envelope, Limits, Service, TargetEnvelope
@@ -36,12 +36,17 @@ from harness.recovery.history import approval_of, judge_request
 from harness.recovery.pause import pause, paused_reason, unpause, wait_unpaused
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    """Both stores."""
-    opened: Store = (
-        MemoryStore() if request.param == "memory" else await SQLiteStore.open(tmp_path / "harness.db", actor="test")
-    )
+    """Each of the stores."""
+    opened: Store
+    match request.param:
+        case "memory":
+            opened = MemoryStore()
+        case "sqlite":
+            opened = await SQLiteStore.open(tmp_path / "harness.db", actor="test")
+        case _:
+            opened = await PostgresStore.open(request.getfixturevalue("postgres_dsn"), actor="test")
     yield opened
     await opened.close()
 

@@ -1,8 +1,9 @@
-"""The two stores are twins: whatever is appended, they accept, refuse and remember the same."""
+"""The stores are twins: whatever is appended, they accept, refuse and remember the same."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from harness.ledger import (
     Free,
     Guard,
     MemoryStore,
+    PostgresStore,
     Release,
     Reserve,
     SQLiteStore,
@@ -49,7 +51,11 @@ WRITES = st.lists(st.builds(Write, STREAMS, DRAFTS.map(tuple)), min_size=1, max_
 
 
 class Twins(RuleBasedStateMachine):
-    """Does the same to both stores and compares everything that can be seen."""
+    """Does the same to a store and to the one in memory, and compares everything that can be seen."""
+
+    def open(self) -> Store:
+        """The store beside the one in memory, anew."""
+        return SQLiteStore(self.path, clock=self.clock, durability="process")
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +64,7 @@ class Twins(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.path = Path(self.folder.name) / "l.db"
         self.memory = MemoryStore(clock=self.clock)
-        self.sqlite = SQLiteStore(self.path, clock=self.clock, durability="process")
+        self.other = self.open()
 
     async def attempt(self, store: Store, writes: list[Write], guards: list[Guard]) -> str:
         try:
@@ -69,7 +75,7 @@ class Twins(RuleBasedStateMachine):
 
     @rule(writes=WRITES, guards=GUARDS)
     def append(self, writes: list[Write], guards: list[Guard]) -> None:
-        results = [self.runner.run(self.attempt(store, writes, guards)) for store in (self.memory, self.sqlite)]
+        results = [self.runner.run(self.attempt(store, writes, guards)) for store in (self.memory, self.other)]
         assert results[0] == results[1]
 
     @rule(name=NAMES, token=st.integers(1, 4))
@@ -80,7 +86,7 @@ class Twins(RuleBasedStateMachine):
             except HarnessError as error:
                 return str(error)
 
-        assert self.runner.run(attempt(self.memory)) == self.runner.run(attempt(self.sqlite))
+        assert self.runner.run(attempt(self.memory)) == self.runner.run(attempt(self.other))
 
     @rule(seconds=st.integers(1, 15))
     def wait(self, seconds: int) -> None:
@@ -88,8 +94,8 @@ class Twins(RuleBasedStateMachine):
 
     @rule()
     def reopen(self) -> None:
-        self.runner.run(self.sqlite.close())
-        self.sqlite = SQLiteStore(self.path, clock=self.clock, durability="process")
+        self.runner.run(self.other.close())
+        self.other = self.open()
 
     @invariant()
     def same(self) -> None:
@@ -105,23 +111,43 @@ class Twins(RuleBasedStateMachine):
                 [await store.reserved(k) for k in ("k", "l")],
             )
 
-        assert self.runner.run(seen(self.memory)) == self.runner.run(seen(self.sqlite))
+        assert self.runner.run(seen(self.memory)) == self.runner.run(seen(self.other))
 
     def teardown(self) -> None:
         async def end() -> None:
             assert await self.memory.verify()
-            assert await self.sqlite.verify()
+            assert await self.other.verify()
             await self.memory.close()
-            await self.sqlite.close()
+            await self.other.close()
 
         self.runner.run(end())
         self.runner.close()
         self.folder.cleanup()
 
 
-def test_the_stores_are_twins() -> None:
+def test_memory_and_sqlite_are_twins() -> None:
     """Random appends, guards, waits and reopenings: no difference can be seen."""
     run_state_machine_as_test(
         Twins,
         settings=settings(max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)),
+    )
+
+
+def test_memory_and_postgres_are_twins(postgres_dsn: str) -> None:
+    """The same for the database whose own function judges the guards."""
+    schemas = itertools.count(1)
+
+    class PostgresTwins(Twins):
+        """Each example has a schema of its own."""
+
+        def __init__(self) -> None:
+            self.schema = f"twin_{next(schemas)}"
+            super().__init__()
+
+        def open(self) -> Store:
+            return PostgresStore(postgres_dsn, schema=self.schema, clock=self.clock)
+
+    run_state_machine_as_test(
+        PostgresTwins,
+        settings=settings(max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)),
     )

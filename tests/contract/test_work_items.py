@@ -21,7 +21,7 @@ from harness.errors import (
     NotFound,
     UsageError,
 )  # fmt: skip
-from harness.ledger import Appended, Draft, Expect, Guard, MemoryStore, SQLiteStore, Store, Write
+from harness.ledger import Appended, Draft, Expect, Guard, MemoryStore, PostgresStore, SQLiteStore, Store, Write
 from harness.work import ITEM_VIEW, Claim, Filter, Item, Items, Role, Status
 
 MINUTE = 60.0
@@ -40,7 +40,7 @@ class CrowdedStore(MemoryStore):
         return await super().append(*writes, guards=guards)
 
 
-@pytest.fixture(params=["memory", "sqlite", "crowded"])
+@pytest.fixture(params=["memory", "sqlite", "crowded", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualClock) -> AsyncIterator[Store]:
     made: Store
     match request.param:
@@ -48,6 +48,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualCl
             made = MemoryStore(clock=clock)
         case "sqlite":
             made = SQLiteStore(tmp_path / "ledger.db", clock=clock)
+        case "postgres":
+            made = PostgresStore(request.getfixturevalue("postgres_dsn"), clock=clock)
         case _:
             made = CrowdedStore(clock=clock)
     yield made

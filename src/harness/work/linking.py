@@ -24,6 +24,7 @@ async def _depend(store: Store, table: Table, item_id: str, on: str, actor: str 
         return
     _refuse_settled(item)
     beyond = await table.reachable([on])
+    needed = next(each for each in beyond if each.id == on)  # as it is expected to be, not as it was a moment before
     refuse_circle(item.id, [on], {each.id: each.depends_on for each in beyond})
     depends_on = (*item.depends_on, on)
     drafts = [
