@@ -64,20 +64,25 @@ if TYPE_CHECKING:
         ModelCallOptions,
         ModelInput,
         ReplayPolicy,
+        RetryPolicy,
         RunHandle,
+        RunProgress,
         RunStatus,
         StepModelResult,
         StepToolResult,
         TenantContext,
+        WorkflowContext,
+        WorkflowResult,
     )
     from harness.ledger import MemoryStore, PostgresStore, SQLiteStore
 
 _KERNEL = (
     "Kernel", "KernelPolicy", "MockModelPort", "ModelCallOptions", "ModelInput", "ReplayPolicy", "RunHandle", "RunStatus",
-    "StepModelResult", "StepToolResult", "TenantContext",
+    "StepModelResult", "StepToolResult", "TenantContext", "RetryPolicy", "RunProgress", "WorkflowContext", "WorkflowResult",
 )  # fmt: skip
 _AGENTS = (
-    "AutonomousAgent", "BaseHarness", "DraftReviewVerifyResult", "DraftReviewVerifySupervisor", "HarnessContext",
+    "AutonomousAgent", "BaseHarness", "CompactionStrategy", "ContextBuilder", "Skill", "SubAgent",
+    "DraftReviewVerifyResult", "DraftReviewVerifySupervisor", "HarnessContext",
     "IncrementalTaskHarness", "SupervisorHarness", "TaskUnit", "TestDrivenHarness",
 )  # fmt: skip
 _HOME = {
@@ -135,8 +140,10 @@ __all__ = [
     "RunExists",
     "RunHandle",
     "RunNotActive",
+    "RunProgress",
     "RunStatus",
     "SQLiteStore",
+    "Skill",
     "StepFailed",
     "StepModelResult",
     "StepRejected",
@@ -150,6 +157,8 @@ __all__ = [
     "Unproven",
     "UsageError",
     "WorkError",
+    "WorkflowContext",
+    "WorkflowResult",
 ]
 
 

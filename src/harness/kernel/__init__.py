@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from harness.kernel.insight_results import RunExplanation, RunProgress
     from harness.kernel.kernel import Kernel
     from harness.kernel.matching import ReplayPolicy
     from harness.kernel.middleware import CapabilityGuardMiddleware, KernelMiddleware, ModelInvocation
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         ModelRequest,
         ModelResult,
         ScriptedModelPort,
+        StreamingModelPort,
         ToolCall,
         ToolDefinition,
         Usage,
@@ -31,8 +33,11 @@ if TYPE_CHECKING:
         StepToolResult,
     )
     from harness.kernel.sessions import Session
+    from harness.kernel.streaming import ModelStream, TextDelta
     from harness.kernel.tenant import TenantContext
     from harness.kernel.tools import Probed, Tool, ToolExecutionContext, ToolRegistry
+    from harness.kernel.workflow.context import WorkflowContext
+    from harness.kernel.workflow.results import RetryPolicy, Timer, WorkflowResult
 
 _HOME = {
     "CapabilityGuardMiddleware": "middleware",
@@ -47,22 +52,31 @@ _HOME = {
     "ModelPort": "ports",
     "ModelRequest": "ports",
     "ModelResult": "ports",
+    "ModelStream": "streaming",
     "Probed": "tools",
     "ReplayPolicy": "matching",
+    "RetryPolicy": "workflow.results",
+    "RunExplanation": "insight_results",
     "RunHandle": "results",
+    "RunProgress": "insight_results",
     "RunStatus": "results",
     "ScriptedModelPort": "ports",
     "Session": "sessions",
     "StepModelResult": "results",
     "StepRecord": "results",
     "StepToolResult": "results",
+    "StreamingModelPort": "ports",
     "TenantContext": "tenant",
+    "TextDelta": "streaming",
+    "Timer": "workflow.results",
     "Tool": "tools",
     "ToolCall": "ports",
     "ToolDefinition": "ports",
     "ToolExecutionContext": "tools",
     "ToolRegistry": "tools",
     "Usage": "ports",
+    "WorkflowContext": "workflow.context",
+    "WorkflowResult": "workflow.results",
 }
 
 __all__ = [
@@ -78,22 +92,31 @@ __all__ = [
     "ModelPort",
     "ModelRequest",
     "ModelResult",
+    "ModelStream",
     "Probed",
     "ReplayPolicy",
+    "RetryPolicy",
+    "RunExplanation",
     "RunHandle",
+    "RunProgress",
     "RunStatus",
     "ScriptedModelPort",
     "Session",
     "StepModelResult",
     "StepRecord",
     "StepToolResult",
+    "StreamingModelPort",
     "TenantContext",
+    "TextDelta",
+    "Timer",
     "Tool",
     "ToolCall",
     "ToolDefinition",
     "ToolExecutionContext",
     "ToolRegistry",
     "Usage",
+    "WorkflowContext",
+    "WorkflowResult",
 ]
 
 

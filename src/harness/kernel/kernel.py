@@ -30,6 +30,7 @@ from harness.kernel.run_methods import RunMethods
 from harness.kernel.runs import Entry, RunState
 from harness.kernel.session_methods import SessionMethods
 from harness.kernel.steps import Steps
+from harness.kernel.stream_methods import StreamMethods
 from harness.kernel.tenant import TenantContext
 from harness.kernel.tool_call import ToolAsk, ToolCalls
 from harness.kernel.tool_step import ToolSteps
@@ -40,6 +41,7 @@ from harness.kernel.workflow_methods import WorkflowMethods
 from harness.ledger import Store
 
 if TYPE_CHECKING:
+    from harness.kernel.streaming import Sink
     from harness.people import Questions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -47,7 +49,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 _DEFAULT_OPTIONS = ModelCallOptions()
 
 
-class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods, WorkflowMethods, InsightMethods, ForeignMethods):
+class Kernel(
+    RunMethods, SessionMethods, RecordMethods, ForkMethods, WorkflowMethods, InsightMethods, ForeignMethods, StreamMethods
+):  # fmt: skip
     """Executes steps of runs, records them, and gives recorded ones back without executing them again.
 
     `middleware` runs in a fixed order whatever order is given; `tool_port` is a `ToolRegistry` or has a method
@@ -132,15 +136,16 @@ class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods, WorkflowMet
         parent_step_key: str | None = None,
         retry_failed_step: bool = False,
         tools: ToolRegistry | None = None,
+        sink: Sink | None = None,
     ) -> Coroutine[Any, Any, StepModelResult]:
         """Ask a model, or give back what it said when this step was executed before.
 
         The step's identity is allotted when this is called, so calls may be gathered. `tools` are the caller's own, before
-        the kernel's. Under `fork_on_drift` the result of a step that was recorded with other inputs is that of a fork:
-        go on with the result's `run_id`. Raises `ReplayConsistencyError` (other inputs under a recorded step),
-        `ModelError` and `StepFailed` (recorded failures, raised again on replay unless `retry_failed_step`),
-        `BudgetExceeded`, `RunNotActive`, what a middleware raises, and `LeaseHeld` if another kernel keeps the run for
-        too long.
+        the kernel's; `sink` is for `stream_model`. Under `fork_on_drift` the result of a step that was recorded with other
+        inputs is that of a fork: go on with the result's `run_id`. Raises `ReplayConsistencyError` (other inputs under a
+        recorded step), `ModelError` and `StepFailed` (recorded failures, raised again on replay unless
+        `retry_failed_step`), `BudgetExceeded`, `RunNotActive`, what a middleware raises, and `LeaseHeld` if another
+        kernel keeps the run for too long.
         """
         self._open()
         check_model_step(run_id, tenant, model, input, step_key, parent_step_key, model_options, visible_tool_names)
@@ -164,7 +169,7 @@ class Kernel(RunMethods, SessionMethods, RecordMethods, ForkMethods, WorkflowMet
             ask = Ask(
                 tenant=tenant, step=step, model=model, messages=input.messages, schema=output_schema, expected=expected,
                 options=options, toolset=toolset, visible=visible, policy=replay_policy, retry_failed=retry_failed_step,
-                parent=self._steps.parent_of(run, scope, parent_step_key),
+                parent=self._steps.parent_of(run, scope, parent_step_key), sink=sink,
             )  # fmt: skip
             if replay_policy != "fork_on_drift":
                 return await self._model_steps.step(run, ask)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self, TypeAlias, cast, runtime_checkable
 
 import msgspec
@@ -203,6 +204,24 @@ class ModelPort(Protocol):
     async def complete(self, request: ModelRequest) -> ModelResult: ...
 
 
+@runtime_checkable
+class StreamingModelPort(ModelPort, Protocol):
+    """A port that can also give an answer while it comes. Promises, besides those of `ModelPort`:
+
+    * `stream` gives pieces of the answer's text in order, and last the `ModelResult` that `complete` would have given.
+    * It raises what `complete` raises, also in the middle; what it gave before is then worth nothing.
+    * Closing it ends the call.
+    """
+
+    def stream(self, request: ModelRequest) -> AsyncGenerator[str | ModelResult]: ...
+
+
+async def _in_words(result: ModelResult) -> AsyncGenerator[str | ModelResult]:
+    for piece in re.findall(r"\S+\s*|\s+", result.text):
+        yield piece
+    yield result
+
+
 def json_schema_of(schema: OutputSchema) -> dict[str, Any]:
     """The JSON schema of a type, or the mapping itself. Raises `UsageError` for what has none."""
     if isinstance(schema, Mapping):
@@ -264,6 +283,11 @@ class MockModelPort:
             raise self.error
         return self.result
 
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[str | ModelResult]:
+        """The same word by word."""
+        async for piece in _in_words(await self.complete(request)):
+            yield piece
+
 
 Line: TypeAlias = ModelResult | ToolCall | Exception | str | Callable[[ModelRequest], Any]
 """One line of a script: an answer, a single tool call, an error to raise, a text, or a function of the request that
@@ -291,6 +315,11 @@ class ScriptedModelPort:
         if line is None:
             raise ModelMalformed(f"the script has {len(self.script)} lines and no default, but turn {turn + 1} was asked for")
         return await _spoken(line, request)
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[str | ModelResult]:
+        """The same word by word."""
+        async for piece in _in_words(await self.complete(request)):
+            yield piece
 
 
 async def _spoken(line: Line, request: ModelRequest) -> ModelResult:

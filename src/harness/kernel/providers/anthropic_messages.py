@@ -12,6 +12,7 @@ import msgspec
 
 from harness.errors import ModelError
 from harness.kernel.ports import Message, ModelRequest, ModelResult, Native, StopReason, ToolCall, Usage
+from harness.kernel.providers.assembling import MessagesAssembly
 from harness.kernel.providers.calling import (
     answered,
     asked_target,
@@ -180,6 +181,7 @@ class AnthropicPort(SDKPort):
         "ANTHROPIC_IDENTITY_TOKEN",
         "ANTHROPIC_IDENTITY_TOKEN_FILE",
     )
+    ASSEMBLY = MessagesAssembly
     RESOURCE = "messages"
     body_of = staticmethod(body_of)
     result_of = staticmethod(result_of)

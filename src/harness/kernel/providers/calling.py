@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeVar, cast
@@ -140,6 +140,38 @@ class SDKClient:
         except (self._errors.APIError, self._base_error, TypeError, ValueError) as error:
             raise self._translated(error, seconds) from error
         return cast("bytes", answer.http_response.content)
+
+    async def stream(self, resource: str, body: Mapping[str, Any], timeout: float | None) -> AsyncGenerator[bytes]:
+        """The data of each event of one call of `resource` whose answer is streamed; the time limit is for all of them."""
+        client = await self._made()
+        seconds = self._timeout_seconds if timeout is None else timeout
+        deadline = anyio.current_time() + seconds
+        endpoint: Any = client
+        for step in resource.split("."):
+            endpoint = getattr(endpoint, step)
+        broken: type[Exception] = import_module("httpx").HTTPError
+        manager = endpoint.with_streaming_response.create(**body, stream=True, timeout=seconds)
+        try:
+            with anyio.fail_after(seconds):
+                answer = await manager.__aenter__()
+            try:
+                lines = cast("AsyncGenerator[str]", answer.iter_lines())
+                while True:
+                    with anyio.fail_after(deadline - anyio.current_time()):  # around no `yield`
+                        line = await anext(lines, None)
+                    if line is None:
+                        return
+                    if line.startswith("data:"):
+                        yield line[5:].strip().encode()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await manager.__aexit__(None, None, None)
+        except TimeoutError as error:
+            raise ModelUnavailable(f"{self.kind} did not answer within {seconds:g} s") from error
+        except broken as error:
+            raise ModelUnavailable(f"{self.kind}: the answer broke off: {self._clean(str(error))}") from error
+        except (self._errors.APIError, self._base_error, TypeError, ValueError) as error:
+            raise self._translated(error, seconds) from error
 
     async def close(self) -> None:
         """Close the connections. Idempotent; a later call opens new ones."""

@@ -5,12 +5,14 @@ Reference: https://developers.openai.com/api/reference/resources/chat.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from harness.errors import ModelMalformed
 from harness.kernel.ports import Message, ModelRequest, ModelResult, StopReason, ToolCall, Usage
+from harness.kernel.providers.assembling import ChatAssembly
 from harness.kernel.providers.calling import answered, asked_target, decoded
 from harness.kernel.providers.sdk_port import SDKPort
 
@@ -136,6 +138,8 @@ class OpenAIChatPort(SDKPort):
     SDK = "openai"
     FACTORY = "AsyncOpenAI"
     KEY_VARIABLES = ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY")
+    ASSEMBLY = ChatAssembly
+    STREAMED = MappingProxyType({"stream_options": {"include_usage": True}})
     RESOURCE = "chat.completions"
     body_of = staticmethod(body_of)
     result_of = staticmethod(result_of)

@@ -13,6 +13,7 @@ import msgspec
 
 from harness.errors import ModelError, ModelUnavailable
 from harness.kernel.ports import Message, ModelRequest, ModelResult, Native, StopReason, ToolCall, Usage
+from harness.kernel.providers.assembling import ResponsesAssembly
 from harness.kernel.providers.calling import (
     answered,
     asked_target,
@@ -183,6 +184,7 @@ class OpenAIResponsesPort(SDKPort):
     SDK = "openai"
     FACTORY = "AsyncOpenAI"
     KEY_VARIABLES = ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY")
+    ASSEMBLY = ResponsesAssembly
     RESOURCE = "responses"
     body_of = staticmethod(body_of)
     result_of = staticmethod(result_of)

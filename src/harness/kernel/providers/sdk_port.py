@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from harness.kernel.ports import ModelRequest, ModelResult
+from harness.kernel.providers.assembling import ChatAssembly, MessagesAssembly, ResponsesAssembly
 from harness.kernel.providers.calling import DEFAULT_TIMEOUT_SECONDS, SDKClient, chosen_model
 
 
@@ -20,6 +24,8 @@ class SDKPort(ABC):
     SDK: ClassVar[str]
     FACTORY: ClassVar[str]
     KEY_VARIABLES: ClassVar[tuple[str, ...]]
+    ASSEMBLY: ClassVar[type[MessagesAssembly | ResponsesAssembly | ChatAssembly]]
+    STREAMED: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # what to ask for besides, where the answer is streamed
     RESOURCE: ClassVar[str]  # what is called on the SDK's client, such as `chat.completions`
 
     def __init__(
@@ -39,6 +45,16 @@ class SDKPort(ABC):
     async def complete(self, request: ModelRequest) -> ModelResult:
         body = self.body_of(request, chosen_model(request.model, self.model, self.KIND))
         return self.result_of(await self._client.post(self.RESOURCE, body, request.options.timeout), request)
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[str | ModelResult]:
+        """The answer's text piece by piece, and then the result. See `StreamingModelPort`."""
+        body = {**self.body_of(request, chosen_model(request.model, self.model, self.KIND)), **self.STREAMED}
+        assembly = self.ASSEMBLY(self.KIND)
+        async with contextlib.aclosing(self._client.stream(self.RESOURCE, body, request.options.timeout)) as events:
+            async for data in events:
+                if text := assembly.take(data):
+                    yield text
+        yield self.result_of(assembly.body(), request)
 
     @staticmethod
     @abstractmethod
