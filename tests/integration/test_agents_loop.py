@@ -19,6 +19,8 @@ from harness.kernel.ports import Line, Message, ModelRequest, ModelResult, Scrip
 from harness.ledger import MemoryStore, SQLiteStore, Store
 
 TENANT = TenantContext(tenant_id="t")
+OF_EVERY_AGENT = {"query_event_history"}
+OF_MEMORY = {"forget", "recall", "remember"}
 
 
 class Verdict(BaseModel):
@@ -85,7 +87,7 @@ async def test_an_answer_at_once(store: Store) -> None:
     assert (result.outcome, result.output, result.text) == (Outcome.COMPLETED, "It is up.", "It is up.")
     assert (result.iterations, result.tool_calls, result.usage.total_tokens) == (1, 0, 7)
     assert bench.port.requests[0].messages == (Message.system("Be brief."), Message.user("Is it up?"))
-    assert [tool.name for tool in bench.port.requests[0].tools] == ["fail", "note"]
+    assert {tool.name for tool in bench.port.requests[0].tools} == {"fail", "note"} | OF_EVERY_AGENT | OF_MEMORY
 
 
 async def test_tools_are_called_in_order_and_their_results_are_read(store: Store) -> None:
@@ -136,7 +138,7 @@ async def test_an_agent_sees_and_calls_only_what_is_visible(store: Store) -> Non
 
     await bench.run(agent=agent)
 
-    assert [tool.name for tool in bench.port.requests[0].tools] == ["fail"]
+    assert {tool.name for tool in bench.port.requests[0].tools} == {"fail"} | OF_EVERY_AGENT
     assert results(bench.port.requests[1])[0][1]
     assert bench.done == []
 
@@ -339,8 +341,8 @@ async def test_two_agents_on_one_kernel_share_no_tools(store: Store) -> None:
 
     assert sorted(seen) == ["a", "b"]
     for whose in ("a", "b"):
-        shown = {tuple(tool.name for tool in r.tools) for r in requests if r.messages[1].text == whose}
-        assert shown == {(f"only_{whose}", "write")}
+        shown = [{tool.name for tool in r.tools} for r in requests if r.messages[1].text == whose]
+        assert shown == [{f"only_{whose}", "write"} | OF_EVERY_AGENT | OF_MEMORY] * 3
         told = [(m.text, m.is_error) for m in found[whose].messages if m.role == "tool"]
         assert told[0] == (whose, False)
         assert told[1][1] is (whose == "a")

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.agents.agent import AgentResult, AutonomousAgent, Outcome, ToolBundle
+    from harness.agents.compaction import CompactionStrategy
+    from harness.agents.context import ContextBuilder, ContextRequest
     from harness.agents.harness import BaseHarness
     from harness.agents.incremental import IncrementalTaskHarness
     from harness.agents.passes import HarnessContext
     from harness.agents.reviewing import DraftReviewVerifyResult, DraftReviewVerifySupervisor, approves
+    from harness.agents.skills import Skill, load_skills
+    from harness.agents.subagents import SubAgent
     from harness.agents.supervisor import SupervisorHarness
     from harness.agents.tasks import TaskUnit
     from harness.agents.test_driven import TestDrivenHarness, TestRun
@@ -22,34 +26,46 @@ _HOME = {
     "AgentResult": "agent",
     "AutonomousAgent": "agent",
     "BaseHarness": "harness",
+    "CompactionStrategy": "compaction",
+    "ContextBuilder": "context",
+    "ContextRequest": "context",
     "DraftReviewVerifyResult": "reviewing",
     "DraftReviewVerifySupervisor": "reviewing",
     "HarnessContext": "passes",
     "IncrementalTaskHarness": "incremental",
     "Outcome": "agent",
+    "Skill": "skills",
+    "SubAgent": "subagents",
     "SupervisorHarness": "supervisor",
     "TaskUnit": "tasks",
     "TestDrivenHarness": "test_driven",
     "TestRun": "test_driven",
     "ToolBundle": "agent",
     "approves": "reviewing",
+    "load_skills": "skills",
 }
 
 __all__ = [
     "AgentResult",
     "AutonomousAgent",
     "BaseHarness",
+    "CompactionStrategy",
+    "ContextBuilder",
+    "ContextRequest",
     "DraftReviewVerifyResult",
     "DraftReviewVerifySupervisor",
     "HarnessContext",
     "IncrementalTaskHarness",
     "Outcome",
+    "Skill",
+    "SubAgent",
     "SupervisorHarness",
     "TaskUnit",
     "TestDrivenHarness",
     "TestRun",
     "ToolBundle",
     "approves",
+    "load_skills",
 ]
 
 

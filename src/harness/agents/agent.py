@@ -8,22 +8,33 @@ being run again: every step that has ended is taken from the ledger, and the fir
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import anyio
 import msgspec
 
-from harness.agents.conversation import opening, said, spoken, unusable
-from harness.agents.steps import AgentSteps
+from harness.agents.compaction import Compacted, CompactionStrategy, replaced, tokens_of
+from harness.agents.context import ContextBuilder, ContextRequest
+from harness.agents.conversation import said, spoken, unusable
+from harness.agents.memory import Memory, MemoryScope
+from harness.agents.skills import LOAD_SKILL, Skill, skills_of
+from harness.agents.steps import AgentSteps, Used
+from harness.agents.subagents import PRESENT_MODEL, SubAgent
+from harness.agents.toolbox import Toolbox
 from harness.errors import ModelMalformed, RunNotActive, UsageError
-from harness.kernel.ports import Message, ModelCallOptions, OutputSchema, StopReason, Usage
+from harness.kernel.ports import Message, ModelCallOptions, OutputSchema, StopReason, ToolCall, Usage
 
 if TYPE_CHECKING:
     from harness.kernel import Kernel, ReplayPolicy, StepModelResult, TenantContext, ToolRegistry
 
 MAX_RESULT_CHARACTERS = 20_000
 MAX_UNUSABLE_ANSWERS = 3  # one after another
+MAX_CALLS_AT_ONCE = 8
+_GROWN = 4  # a summary that could not be had is asked for again once the conversation has grown by a quarter
 
 
 class Outcome(StrEnum):
@@ -47,8 +58,15 @@ class AgentResult(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""  # the last that the model wrote
     iterations: int = 0
     tool_calls: int = 0
-    usage: Usage = Usage()  # of all iterations, replayed ones too; its cost is the kernel's figure
-    messages: tuple[Message, ...] = ()  # the whole conversation
+    compactions: int = 0  # how often older turns were replaced by a summary
+    usage: Usage = Usage()  # of all iterations and summaries, replayed ones too; its cost is the kernel's figure
+    subagent_usage: Usage = Usage(cost_usd=0.0)  # of all sub-agents, and theirs
+    messages: tuple[Message, ...] = ()  # the conversation as the model knows it
+
+    @property
+    def total_usage(self) -> Usage:
+        """With what the sub-agents took."""
+        return added(self.usage, self.subagent_usage, self.subagent_usage.cost_usd or 0.0)
 
     @property
     def completed(self) -> bool:
@@ -65,9 +83,15 @@ class AutonomousAgent:
     """Works on a prompt with tools until it has an answer. One object may work on any number of runs at once.
 
     `tools` are the agent's own, beside those registered on the kernel: they exist for its steps only, so two agents
-    on one kernel never see each other's. `visible_tool_names` limits which tools it may see and call. `name` is the
-    scope of its steps, and so tells several agents in one run apart. A tool's result is shown to the model up to
-    `max_result_characters`; the ledger has all of it.
+    on one kernel never see each other's. `visible_tool_names` limits which tools it may see and call; the tool
+    `query_event_history` is always there, and `load_skill` if it has skills. `name` is the scope of its steps, and so
+    tells several agents in one run apart. A tool's result is shown to the model up to `max_result_characters`; the
+    ledger has all of it.
+
+    `skills` are `Skill`s or directories of them. `memory` is where the tools `remember`, `recall` and `forget` keep what
+    they are given: in the "run", or for all runs of the "tenant"; None leaves them out. `context_builder` assembles how the
+    conversation begins, `compaction` says when its older turns are summarised (None: never). `subagents` are called like tools.
+    Tools without a side effect that one answer asks for run at once, unless `parallel_tool_calls` is False.
     """
 
     def __init__(
@@ -80,14 +104,29 @@ class AutonomousAgent:
         model_options: ModelCallOptions | None = None,
         replay_policy: ReplayPolicy = "strict",
         max_result_characters: int = MAX_RESULT_CHARACTERS,
+        context_builder: ContextBuilder | None = None,
+        compaction: CompactionStrategy | None = CompactionStrategy(),  # noqa: B008 - frozen
+        skills: str | Path | Sequence[Skill | str | Path] | None = None,
+        memory: MemoryScope | None = "run",
+        subagents: Sequence[SubAgent] = (),
+        parallel_tool_calls: bool = True,
+        depth: int = 0,
     ) -> None:
         self.kernel = kernel
         self.name = name
-        self._tools = None if tools is None else tools.registry()
-        self._visible = None if visible_tool_names is None else frozenset(visible_tool_names)
+        self._skills = None if skills is None else skills_of(skills)
+        self._memory = None if memory is None else Memory(kernel, memory)
+        self._toolbox = Toolbox(
+            kernel, tools=tools, visible=visible_tool_names, skills=self._skills, memory=self._memory, subagents=subagents,
+            depth=depth,
+        )  # fmt: skip
+        self._context = context_builder or ContextBuilder()
+        self._collects = context_builder is not None or self._skills is not None or memory == "tenant"
+        self._compaction = compaction
         self._options = model_options
         self._replay_policy: ReplayPolicy = replay_policy
         self._limit = max_result_characters
+        self._at_once = MAX_CALLS_AT_ONCE if parallel_tool_calls else 1
 
     async def run(
         self,
@@ -109,80 +148,179 @@ class AutonomousAgent:
         without it the caller may go on in the run.
 
         Raises what the kernel raises for the run itself: `ModelError` when the model is away (a later call tries
-        again), `OutcomeUnknown` for a side effect that must be reconciled first, `BudgetExceeded`, `RunNotActive`,
-        `ReplayConsistencyError`. Cancelling it leaves a run that can go on.
+        again), `OutcomeUnknown` for a side effect that must be reconciled first, `ApprovalRequired` for one that a person
+        must allow first (a later call goes on with it), `BudgetExceeded`, `RunNotActive`, `ReplayConsistencyError`. Those
+        of a sub-agent's run are raised here too. Cancelling it leaves a run that can go on.
         """
         if max_iterations < 1:
             raise UsageError(f"an agent needs at least one iteration, not {max_iterations}")
         await self.kernel.open_run(tenant=tenant, run_id=run_id)
         steps = AgentSteps(
-            kernel=self.kernel, run_id=run_id, tenant=tenant, model=model, output_schema=output_schema, tools=self._tools,
-            visible=self._visible, options=self._options, replay_policy=self._replay_policy, result_limit=self._limit,
+            kernel=self.kernel, run_id=run_id, tenant=tenant, model=model, output_schema=output_schema, toolbox=self._toolbox,
+            options=self._options, replay_policy=self._replay_policy, result_limit=self._limit,
         )  # fmt: skip
-        with self.kernel.scope(self.name):
-            result = await _work(steps, opening(system_prompt, prompt), max_iterations)
+        present = PRESENT_MODEL.set(model)
+        try:
+            with self.kernel.scope(self.name):
+                opening = await self._opening(steps, system_prompt, prompt)
+                result = await _Progress(steps, opening, self._compaction, self._at_once).work(max_iterations)
+        finally:
+            PRESENT_MODEL.reset(present)
         if finish and (await self.kernel.get_run_status(run_id=run_id)).active:
             with contextlib.suppress(RunNotActive):  # somebody else was faster
                 await self.kernel.finish_run(run_id=run_id, tenant=tenant, reason=result.outcome)
         return result
 
-
-async def _work(steps: AgentSteps, messages: list[Message], max_iterations: int) -> AgentResult:
-    """The loop. Everything in it depends on recorded values alone, so it takes the same way each time."""
-    progress = _Progress(steps, messages)
-    for turn in range(1, max_iterations + 1):
-        progress.iterations = turn
-        answer = await progress.think(turn)
-        if answer is None:
-            continue
-        if not progress.heard(turn, answer):
-            return progress.ended(_OUTCOMES.get(answer.stop_reason, Outcome.COMPLETED), answer)
-        await progress.act(turn)
-    return progress.ended(Outcome.ITERATION_LIMIT)
+    async def _opening(self, steps: AgentSteps, system_prompt: str, prompt: str) -> list[Message]:
+        request = ContextRequest(
+            kernel=self.kernel, run_id=steps.run_id, tenant=steps.tenant, model=steps.model, prompt=prompt,
+            skills=self._skills, memory=self._memory,
+        )  # fmt: skip
+        collected = await steps.begin(self._context, request, recorded=self._collects)
+        return self._context.build(system_prompt=system_prompt, prompt=prompt, collected=collected)
 
 
 class _Progress:
-    """One pass over a run: the conversation so far, and what it took."""
+    """One pass over a run: the conversation so far, and what it took.
 
-    def __init__(self, steps: AgentSteps, messages: list[Message]) -> None:
+    Everything in it depends on recorded values alone, so it takes the same way each time.
+    """
+
+    def __init__(
+        self, steps: AgentSteps, opening: Sequence[Message], compaction: CompactionStrategy | None, at_once: int
+    ) -> None:
         self.steps = steps
-        self.messages = messages
+        self.messages: list[Message] = []
+        self.tokens = 0  # estimated, of all messages
         self.iterations = 0
         self.tool_calls = 0
+        self.compactions = 0
         self.usage = Usage(cost_usd=0.0)
+        self.subagent_usage = Usage(cost_usd=0.0)
+        self.loaded: frozenset[str] = frozenset()  # skills
+        self._head = len(opening)
+        self._compaction = compaction
+        self._summaries = 0  # asked for
+        self._patient_upto = 0  # tokens, until which no summary is asked for again
+        self._at_once = at_once
         self._unusable = 0  # answers one after another
+        for message in opening:
+            self._add(message)
 
-    async def think(self, turn: int) -> StepModelResult | None:
+    def _add(self, message: Message) -> None:
+        self.messages.append(message)
+        self.tokens += tokens_of(message)
+
+    async def work(self, max_iterations: int) -> AgentResult:
+        """The loop."""
+        for turn in range(1, max_iterations + 1):
+            self.iterations = turn
+            await self._make_room()
+            answer = await self._think(turn)
+            if answer is None:
+                continue
+            if not self._heard(turn, answer):
+                return self._ended(_OUTCOMES.get(answer.stop_reason, Outcome.COMPLETED), answer)
+            await self._act(turn)
+        return self._ended(Outcome.ITERATION_LIMIT)
+
+    async def _think(self, turn: int) -> StepModelResult | None:
         """The model's answer; None if it did not fit and the model has been told so."""
         try:
-            return await self.steps.think(turn, self.messages)
+            return await self.steps.think(turn, self.messages, self.loaded)
         except ModelMalformed as error:
             self._unusable += 1
             if self._unusable == MAX_UNUSABLE_ANSWERS:
                 raise
-            self.messages.append(unusable(error, self.steps.result_limit))
+            self._add(unusable(error, self.steps.result_limit))
             return None
 
-    def heard(self, turn: int, answer: StepModelResult) -> bool:
+    def _heard(self, turn: int, answer: StepModelResult) -> bool:
         """Take the answer into the conversation. Gives whether it asks for tools."""
         self._unusable = 0
         self.usage = added(self.usage, answer.usage, answer.cost_usd)
-        self.messages.append(said(answer.message(), turn))
+        self._add(said(answer.message(), turn))
         return bool(answer.tool_calls)
 
-    async def act(self, turn: int) -> None:
-        """Do what the newest answer asks for, in its order."""
-        for number, call in enumerate(self.messages[-1].tool_calls, 1):
-            self.messages.append(await self.steps.use(turn, number, call))
-            self.tool_calls += 1
+    # Tools
 
-    def ended(self, outcome: Outcome, answer: StepModelResult | None = None) -> AgentResult:
+    async def _act(self, turn: int) -> None:
+        """Do what the newest answer asks for: side effects in its order, what changes nothing beside its neighbours."""
+        calls = list(enumerate(self.messages[-1].tool_calls, 1))
+        loaded = self.loaded
+        for together, group in itertools.groupby(calls, lambda each: self.steps.toolbox.may_overlap(each[1].name, loaded)):
+            if together and self._at_once > 1:
+                await self._at_the_same_time(turn, list(group), loaded)
+            else:
+                for number, call in group:
+                    self._took(call, await self.steps.use(turn, number, call, loaded))
+
+    async def _at_the_same_time(self, turn: int, calls: list[tuple[int, ToolCall]], loaded: frozenset[str]) -> None:
+        """Calls in a task group. Each comes to its end, also if another one keeps the agent waiting."""
+        if len(calls) == 1:
+            self._took(calls[0][1], await self.steps.use(turn, *calls[0], loaded))
+            return
+        used: dict[int, Used | Exception] = {}
+        limit = anyio.CapacityLimiter(self._at_once)
+
+        async def use(number: int, call: ToolCall) -> None:
+            async with limit:
+                try:
+                    used[number] = await self.steps.use(turn, number, call, loaded)
+                except Exception as error:  # noqa: BLE001 - raised below, the first in the order of the calls
+                    used[number] = error
+
+        async with anyio.create_task_group() as group:
+            for number, call in calls:
+                group.start_soon(use, number, call)
+        for number, call in calls:
+            one = used[number]
+            if isinstance(one, Exception):
+                raise one
+            self._took(call, one)
+
+    def _took(self, call: ToolCall, used: Used) -> None:
+        self._add(used.message)
+        self.tool_calls += 1
+        if used.delegated is not None:
+            usage = used.delegated.usage
+            self.subagent_usage = added(self.subagent_usage, usage, usage.cost_usd or 0.0)
+        if call.name == LOAD_SKILL and not used.message.is_error:
+            self.loaded |= {str(call.arguments().get("name"))}
+
+    # Room
+
+    async def _make_room(self) -> None:
+        """Replace older turns by a summary, if the conversation is over its budget."""
+        strategy, size = self._compaction, len(self.messages)
+        if strategy is None or self.tokens <= self._patient_upto or not strategy.due(tokens=self.tokens, messages=size):
+            return
+        at = strategy.cut(self.messages, self._head)
+        if at == self._head:
+            return
+        self._summaries += 1
+        compacted = await self.steps.compact(self._summaries, strategy, self.messages[self._head : at])
+        self.usage = added(self.usage, compacted.usage, compacted.cost_usd)
+        if compacted.summary or strategy.hopeless(tokens=self.tokens, messages=size):
+            self._replace(at, compacted)
+        else:
+            self._patient_upto = self.tokens + max(1, self.tokens // _GROWN)
+
+    def _replace(self, at: int, compacted: Compacted) -> None:
+        messages = replaced(self.messages, self._head, at, compacted)
+        self.messages, self.tokens, self._patient_upto = [], 0, 0
+        self.compactions += 1
+        for message in messages:
+            self._add(message)
+
+    def _ended(self, outcome: Outcome, answer: StepModelResult | None = None) -> AgentResult:
         output = None
         if answer is not None and outcome is Outcome.COMPLETED:
             output = answer.text if self.steps.output_schema is None else answer.output
         return AgentResult(
             run_id=self.steps.run_id, outcome=outcome, output=output, text=spoken(self.messages), iterations=self.iterations,
-            tool_calls=self.tool_calls, usage=self.usage, messages=tuple(self.messages),
+            tool_calls=self.tool_calls, compactions=self.compactions, usage=self.usage, subagent_usage=self.subagent_usage,
+            messages=tuple(self.messages),
         )  # fmt: skip
 
 

@@ -180,7 +180,7 @@ class Desk:
 
     async def _think(self, engaged: IncidentEngaged, kernel: Kernel) -> Performance:
         options = ModelCallOptions(timeout=self.settings.model_seconds)
-        agent = AutonomousAgent(kernel, tools=self.tools.registry, model_options=options)
+        agent = AutonomousAgent(kernel, tools=self.tools.registry, model_options=options, memory=None)
         for remaining in reversed(range(_TRIES)):
             try:
                 result = await agent.run(
