@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -73,6 +73,7 @@ class Tool:
         self.side_effect = side_effect
         self.tool_version = tool_version
         self.schema_version = schema_version
+        self.version = f"{tool_version}/{schema_version}"  # what a recorded step remembers of it; another is another tool
         self.risk_level: RiskLevel = risk_level
         self.on_unknown: OnUnknown = on_unknown
         self.probe = probe
@@ -89,11 +90,6 @@ class Tool:
         for parameter in inspect.signature(self.function).parameters.values():
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise UsageError(f"{self.name}: a tool's parameters have names, so {parameter} is none")
-
-    @property
-    def version(self) -> str:
-        """What a recorded step remembers of the tool; another one is another tool."""
-        return f"{self.tool_version}/{self.schema_version}"
 
     @cached_property
     def is_async(self) -> bool:
@@ -150,23 +146,30 @@ class Tool:
 
     def bind(self, arguments_json: bytes) -> dict[str, Any]:
         """The arguments to call the function with. Raises `StepRejected` naming what is wrong with them."""
+        checked, names, invalid = self._binder
+        try:
+            fields = checked(arguments_json).__dict__
+        except invalid as error:
+            from harness.kernel.outputs import in_one_line
+
+            raise StepRejected(f"arguments of {self.name}: {in_one_line(error)}") from error
+        return {parameter: fields[name] for name, parameter in names}
+
+    @cached_property
+    def _binder(self) -> tuple[Callable[[bytes], Any], list[tuple[str, str]], type[Exception]]:
+        """What checks the arguments, the parameter of each field, and what is raised for wrong ones."""
         from pydantic import ValidationError
 
-        from harness.kernel.outputs import in_one_line
-
-        try:
-            model = self._model.model_validate_json(arguments_json)
-        except ValidationError as error:
-            raise StepRejected(f"arguments of {self.name}: {in_one_line(error)}") from error
-        fields = cast("dict[str, Any]", self._model.model_fields)
-        return {field.alias: getattr(model, name) for name, field in fields.items()}
+        model = self._model
+        names = [(name, field.alias) for name, field in model.model_fields.items()]
+        return model.__pydantic_validator__.validate_json, names, ValidationError
 
     async def call(self, bound: Mapping[str, Any], context: ToolExecutionContext) -> Any:
         """Run the function with bound arguments; a synchronous one runs in a thread of its own."""
         if self.context_parameter is not None:
             bound = {**bound, self.context_parameter: context}
         if self.is_async:
-            return await cast("Awaitable[Any]", self.function(**bound))
+            return await self.function(**bound)
         result = await in_thread(lambda: self.function(**bound))
         return await result if inspect.isawaitable(result) else result
 
