@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ class Link:
 
     async def _live(self) -> Connection:
         connection = self._connection
-        if connection is not None and not connection.closed:
+        if connection is not None and not connection.closed and not _ended(connection):
             return connection
         self.drop()
         try:
@@ -89,6 +90,16 @@ class Link:
         connection, self._connection = self._connection, None
         if connection is not None:
             finish(connection)
+
+
+def _ended(connection: Connection) -> bool:
+    """Whether the server has something to say on an idle connection, which is mostly its end.
+
+    Then nothing was sent on it, so nothing is unknown, and a new connection costs little.
+    """
+    poll = select.poll()
+    poll.register(connection.pgconn.socket, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _adapt(connection: Connection) -> None:
