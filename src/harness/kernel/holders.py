@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import secrets
+from pathlib import Path
 from typing import Protocol
 from weakref import WeakValueDictionary
+
+import psutil
 
 from harness.processes import Identity
 
@@ -32,12 +35,19 @@ def name_of(holder: Holder) -> str:
 
 @functools.cache
 def _place() -> str:
-    """The machine and its process table; a pid means nothing elsewhere."""
+    """The machine since it was started, and its process table; a pid means nothing elsewhere.
+
+    Machines may share a name, and the number of the first process table is the same on all of them.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        boot = str(round(psutil.boot_time()))
     try:
         table = str(os.stat("/proc/self/ns/pid").st_ino)  # noqa: PTH116 - follows the link to what has no path
     except OSError:
         table = "0"
-    return f"{os.uname().nodename}/{table}"
+    return f"{os.uname().nodename}/{boot}/{table}"
 
 
 def may_take_over(holder: str, run_id: str) -> bool:
