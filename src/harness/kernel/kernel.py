@@ -22,6 +22,7 @@ from harness.kernel.model_call import Ask, Caller
 from harness.kernel.model_step import Drifted, ModelSteps
 from harness.kernel.outputs import output_type
 from harness.kernel.policy import KernelPolicy
+from harness.kernel.policy_methods import PolicyMethods
 from harness.kernel.ports import ModelCallOptions, ModelPort, OutputSchema, RiskLevel, ToolDefinition
 from harness.kernel.quotas import Quotas
 from harness.kernel.record_methods import RecordMethods
@@ -37,6 +38,7 @@ from harness.kernel.tool_step import ToolSteps
 from harness.kernel.tools import OnUnknown, Tool, ToolRegistry, canonical_arguments
 from harness.kernel.toolsets import Toolsets
 from harness.kernel.unknown import Outcome, Unknowns
+from harness.kernel.waiting import Waiting
 from harness.kernel.workflow_methods import WorkflowMethods
 from harness.ledger import Store
 
@@ -50,7 +52,8 @@ _DEFAULT_OPTIONS = ModelCallOptions()
 
 
 class Kernel(
-    RunMethods, SessionMethods, RecordMethods, ForkMethods, WorkflowMethods, InsightMethods, ForeignMethods, StreamMethods
+    RunMethods, SessionMethods, RecordMethods, ForkMethods, WorkflowMethods, InsightMethods, ForeignMethods, StreamMethods,
+    PolicyMethods,
 ):  # fmt: skip
     """Executes steps of runs, records them, and gives recorded ones back without executing them again.
 
@@ -77,9 +80,11 @@ class Kernel(
         self._toolsets = Toolsets(self.tools)
         self._steps = Steps(store, self.policy)
         stack = Stack(() if middleware is None else middleware, store)
+        self._stack = stack
         self._steps.scrubbing = stack.scrubbing
         self._steps.quotas = Quotas(self._steps, stack.quotas)
-        self._model_steps = ModelSteps(Caller(self._steps, model_port, stack))
+        self._caller = Caller(self._steps, model_port, stack)
+        self._model_steps = ModelSteps(self._caller)
         calls = ToolCalls(self._steps, self._toolsets, stack)
         self._unknowns = Unknowns(calls, self._questions)
         self._tool_steps = ToolSteps(calls, self._unknowns)
@@ -87,7 +92,18 @@ class Kernel(
         self._artifacts = Artifacts(store, stack.scrubbing)
         self._forks = Forks(store, self._steps)
         self._people: Questions | None = None
+        self._guard(calls, stack)
         self._closed = False
+
+    def _guard(self, calls: ToolCalls, stack: Stack) -> None:
+        """Let people be waited for, and policies decide."""
+        self._steps.waiting = Waiting(self._steps, self._lifecycle, self._questions)
+        if stack.policy:
+            from harness.kernel.critics import Critics
+            from harness.kernel.safety import Safety
+
+            critics = Critics(self._model_steps, self._tool_steps)
+            calls.safety = Safety(stack.policy, self._steps, self._lifecycle, self._questions, critics)
 
     def _questions(self) -> Questions:
         if self._people is None:

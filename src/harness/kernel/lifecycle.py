@@ -137,6 +137,13 @@ class Lifecycle:
         assert head is not None and first is not None  # noqa: PT018 - it has an event, so it has these
         return _status(event, head, first.ts)
 
+    async def paused_with(self, run_id: str, tenant: TenantContext | None) -> Any:
+        """What a person was to know when the run was paused; None unless it is paused and the tenant's."""
+        event = await self._status_event(run_id)
+        if event.type != records.RUN_PAUSED or event.erased or (tenant is not None and event.tenant != tenant.tenant_id):
+            return None
+        return event.load(RunChanged).context
+
     async def human_input(self, run_id: str) -> Any:
         """What a human said when the run was resumed last; None if it was not."""
         event = await self._status_event(run_id)

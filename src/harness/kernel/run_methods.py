@@ -52,7 +52,14 @@ class RunMethods(Face):
     async def resume(
         self, *, run_id: str, tenant: TenantContext | None = None, human_input: Any = None, reason: str = ""
     ) -> int:
-        """Let a paused run go on, with what the human said; `get_human_input` reads it."""
+        """Let a paused run go on, with what the human said; `get_human_input` reads it.
+
+        Where a tool waits for a person's yes, `human_input` of True or False, "approve" or "deny", or a mapping with
+        `approved` (and a `note`) is the answer, bound to what was asked. Anything else leaves the question open.
+        """
+        if self._steps.waiting is not None and human_input is not None:
+            context = await self._lifecycle.paused_with(run_id, tenant)
+            await self._steps.waiting.resumed(context, human_input, by=self._store.actor)
         return await self._change(run_id, tenant, records.RUN_RESUMED, reason=reason, human_input=human_input)
 
     async def get_human_input(self, *, run_id: str) -> Any:

@@ -28,6 +28,7 @@ from harness.ledger import Appended, Draft, Event, Guard, Store, Write
 
 if TYPE_CHECKING:
     from harness.kernel.middleware.scrubbing import Scrubbing
+    from harness.kernel.waiting import Waiting
 
 T = TypeVar("T")
 
@@ -46,6 +47,7 @@ class Steps:
         self.purse = Purse(store, lambda run, drafts, guards: self.write(run, *drafts, guards=guards), self._release_others)
         self.scrubbing: Scrubbing | None = None  # what must be asked before a text of others is recorded
         self.quotas = Quotas(self)
+        self.waiting: Waiting | None = None  # what a paused run may wait for
         self._opening: dict[str, anyio.Lock] = {}
 
     # Opening
@@ -160,6 +162,10 @@ class Steps:
             run.status_seq = event.seq
         if at is not None:
             run.status_upto = at
+        if run.status == "paused" and self.waiting is not None and event is not None and await self.waiting.over(event):
+            event = await self.store.latest(run.stream, records.STATUS_KEY)
+            run.status = "active" if event is None else STATUS_OF.get(event.type, run.status)
+            run.status_seq = run.status_seq if event is None else event.seq
         if run.status != "active":
             reason = event.load(records.RunChanged).reason if event is not None and not event.erased else ""
             after = "it is over" if run.status in FINAL else "resume or unblock it first"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import msgspec
 
 from harness.errors import (
+    ApprovalRequired,
     BudgetExceeded,
     CapabilityDenied,
     HarnessError,
     OutcomeUnknown,
+    PolicyDenied,
     StepFailed,
     StepRejected,
     ToolRejected,
@@ -31,6 +33,9 @@ from harness.kernel.tenant import TenantContext, decide
 from harness.kernel.tools import Tool, ToolExecutionContext, result_bytes
 from harness.kernel.toolsets import Toolsets
 from harness.ledger import Draft
+
+if TYPE_CHECKING:
+    from harness.kernel.safety import Safety
 
 _THREAD_GRACE_SECONDS = 0.005  # a synchronous tool that ends within this needs no announcement
 
@@ -53,6 +58,7 @@ class ToolAsk:
     given: bytes | None = None  # as the tool gets them, if that differs
     input: str = ""
     held: Held | None = None  # of quotas
+    exempt: bool = False  # from the safety policy, as its own critic is
 
     def take(self, arguments_json: bytes, given: bytes | None = None) -> None:
         """These are the arguments; `given` are those with what must not be recorded."""
@@ -76,6 +82,7 @@ class ToolCalls:
         self.steps = steps
         self.toolsets = toolsets
         self.stack = stack
+        self.safety: Safety | None = None
 
     # Before
 
@@ -89,25 +96,33 @@ class ToolCalls:
                 if self.steps.quotas.concern(ask.tenant):
                     seconds = ask.timeout if ask.timeout is not None else ask.tool.timeout
                     ask.held = await self.steps.quotas.reserve(run, ask.tenant, ask.step, seconds=seconds)
+                if self.safety is not None:
+                    await self.safety.admit(run, ask, ask.tool, self.real(run, ask))
                 return ask.tool, bound
             except StepRejected as refused:
-                reason, error = "budget" if isinstance(refused, BudgetExceeded) else "arguments", refused
+                reason, error = _reason(refused), refused
         await self.reject(run, ask, reason, error)
+        if self.safety is not None and isinstance(error, ApprovalRequired):
+            await self.safety.pause(run, ask, error.question_id)
         raise error
 
     def bound(self, run: RunState, ask: ToolAsk, tool: Tool) -> dict[str, Any]:
         """The arguments to call the tool with. Raises `StepRejected` for what is wrong with them."""
+        return tool.bind(self.real(run, ask))
+
+    def real(self, run: RunState, ask: ToolAsk) -> bytes:
+        """The arguments as the tool gets them."""
         arguments_json = ask.arguments_json if ask.given is None else ask.given
         if self.stack.scrubbing is not None:
             arguments_json = self.stack.scrubbing.real(run.tenant_id, ask.name, arguments_json)
-        return tool.bind(arguments_json)
+        return arguments_json
 
     def refusal(self, ask: ToolAsk) -> tuple[Reason, StepRejected | None]:
         """Why the tenant may not call this tool."""
         if ask.tool is None:
             names = ", ".join(tool.name for tool in self.toolsets.all()) or "none"
             return "unknown_tool", StepRejected(f"no tool is named {ask.name!r}; there are: {names}")
-        if not decide(ask.tool, ask.tenant).allowed:
+        if ask.tool.requires_capability is not None and not decide(ask.tool, ask.tenant).allowed:
             needs = ask.tool.requires_capability
             return "capability", CapabilityDenied(
                 f"{ask.name} needs the capability {needs!r}, which {ask.tenant.tenant_id!r} lacks"
@@ -116,6 +131,7 @@ class ToolCalls:
 
     async def reject(self, run: RunState, ask: ToolAsk, reason: Reason, error: Exception) -> None:
         """Record a refusal."""
+        await self.steps.quotas.free(run, ask.held)
         arguments = ask.arguments_json
         if self.stack.scrubbing is not None:
             arguments = await self.stack.scrubbing.json(run.tenant_id, arguments)
@@ -320,6 +336,18 @@ class ToolCalls:
     def _submit(self, run: RunState, *drafts: Draft) -> None:
         with contextlib.suppress(HarnessError):
             self.steps.submit(run, *drafts)
+
+
+def _reason(error: StepRejected) -> Reason:
+    match error:
+        case BudgetExceeded():
+            return "budget"
+        case ApprovalRequired():
+            return "approval"
+        case PolicyDenied():
+            return "policy"
+        case _:
+            return "arguments"
 
 
 def result_of(run: RunState, ask: ToolAsk, seq: int, ended: Recorded, *, replayed: bool) -> StepToolResult:

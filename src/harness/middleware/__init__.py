@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from harness.kernel.middleware import (
+    AmountLimit,
+    Approval,
+    CallLimit,
     CapabilityGuardMiddleware,
+    Critic,
     Detector,
     Finding,
     PIIScrubberMiddleware,
     Quota,
     QuotaMiddleware,
+    SafetyPolicy,
+    SafetyPolicyMiddleware,
+    ToolPolicy,
 )
 
 __all__ = [
+    "AmountLimit",
+    "Approval",
+    "CallLimit",
     "CapabilityGuardMiddleware",
+    "Critic",
     "Detector",
     "Finding",
     "PIIScrubberMiddleware",
     "Quota",
     "QuotaMiddleware",
+    "SafetyPolicy",
+    "SafetyPolicyMiddleware",
+    "ToolPolicy",
 ]

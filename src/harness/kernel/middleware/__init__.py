@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from harness.kernel.middleware.capability import CapabilityGuardMiddleware
     from harness.kernel.middleware.detectors import Detector, Finding
     from harness.kernel.middleware.pii import PIIScrubberMiddleware
+    from harness.kernel.middleware.policies import AmountLimit, Approval, CallLimit, Critic, ToolPolicy
     from harness.kernel.middleware.quota import Quota, QuotaMiddleware
+    from harness.kernel.middleware.safety import SafetyPolicy, SafetyPolicyMiddleware
     from harness.kernel.middleware.stack import Stack
 
 _HOME = {
@@ -33,11 +35,18 @@ _HOME = {
     "Detector": "detectors",
     "Finding": "detectors",
     "KernelMiddleware": "base",
+    "AmountLimit": "policies",
+    "Approval": "policies",
+    "CallLimit": "policies",
+    "Critic": "policies",
     "ModelInvocation": "base",
     "PIIScrubberMiddleware": "pii",
     "Quota": "quota",
     "QuotaMiddleware": "quota",
+    "SafetyPolicy": "safety",
+    "SafetyPolicyMiddleware": "safety",
     "Stack": "stack",
+    "ToolPolicy": "policies",
 }
 
 __all__ = [
@@ -47,7 +56,11 @@ __all__ = [
     "QUOTA",
     "SAFETY",
     "SCRUB",
+    "AmountLimit",
+    "Approval",
+    "CallLimit",
     "CapabilityGuardMiddleware",
+    "Critic",
     "Detector",
     "Finding",
     "KernelMiddleware",
@@ -55,7 +68,10 @@ __all__ = [
     "PIIScrubberMiddleware",
     "Quota",
     "QuotaMiddleware",
+    "SafetyPolicy",
+    "SafetyPolicyMiddleware",
     "Stack",
+    "ToolPolicy",
 ]
 
 

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.errors import UsageError
-from harness.kernel.middleware.base import CUSTOM, HOOKS, KernelMiddleware, ModelInvocation
+from harness.kernel.middleware.base import CUSTOM, HOOKS, SAFETY, KernelMiddleware, ModelInvocation
 from harness.kernel.middleware.quota import QuotaMiddleware
 from harness.kernel.ports import Message
 
 if TYPE_CHECKING:
+    from harness.kernel.middleware.safety import SafetyPolicy
     from harness.kernel.middleware.scrubbing import Scrubbing
     from harness.ledger import Store
 
@@ -31,6 +32,7 @@ class Stack:
             (each for item in self.items if (each := getattr(item, "scrubbing", None))), None
         )
         self.quotas = tuple(each for item in self.items if isinstance(item, QuotaMiddleware) for each in item.quotas)
+        self.policy: SafetyPolicy | None = _policy(self.items)
         self._prepare_model = self._hooks("prepare_model")
         self._before_model = self._hooks("before_model")
         self._after_model = self._hooks("after_model")
@@ -93,6 +95,14 @@ def _listed(middleware: Iterable[Any]) -> list[Any]:
             if not callable(getattr(item, name)):
                 raise UsageError(f"{_told(item)}.{name} is no method, so it is no hook")
     return listed
+
+
+def _policy(items: Sequence[Any]) -> SafetyPolicy | None:
+    """The one safety policy that says something."""
+    found = [item.policy for item in items if getattr(item, "rank", CUSTOM) == SAFETY and getattr(item, "policy", None)]
+    if len(found) > 1:
+        raise UsageError("a kernel has one safety policy: put the rules of all into one SafetyPolicyMiddleware")
+    return found[0] if found else None
 
 
 def _rank(item: Any) -> int:
