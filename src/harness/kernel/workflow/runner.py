@@ -214,7 +214,11 @@ class Runner:
             while not task.done():
                 task.cancel()
                 await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
-        return _Outcome() if self._stuck.is_set() else outcome
+        if self._stuck.is_set():
+            return _Outcome()
+        if task.cancelled():  # by itself, as a process does that is told to stop
+            raise asyncio.CancelledError
+        return outcome
 
     def allot(self, scope: Scope, name: str) -> str:
         """The id of a step that is called now."""
