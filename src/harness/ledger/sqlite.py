@@ -37,6 +37,7 @@ T = TypeVar("T")
 _COLUMNS = """e.position, s.name, e.seq, e.type, e.ts, e.actor, e.tenant, e.parent, e.key, e.schema,
     CAST(e.data AS BLOB), e.salt, e.digest, e.prev, e.hash"""
 _EVENTS = f"SELECT {_COLUMNS} FROM events e JOIN streams s ON s.id = e.stream"
+_OWN_EVENTS = f"SELECT {_COLUMNS.replace('s.name', '?1')} FROM events e"  # of one stream, named by the first value
 _HEADS = """SELECT s.name, e.seq, e.hash, e.position, e.ts FROM streams s
     JOIN events e ON e.stream = s.id AND e.seq = (SELECT max(seq) FROM events WHERE stream = s.id)"""
 _PAGE = 500
@@ -177,7 +178,7 @@ class SQLiteStore:
         return [_head(row) for row in self._rows(f"{_HEADS} WHERE s.name >= ? AND s.name < ? ORDER BY s.name", _span(prefix))]
 
     async def read(self, stream: str, *, after: int = 0, limit: int | None = None) -> list[Event]:
-        sql = f"{_EVENTS} WHERE e.stream = (SELECT id FROM streams WHERE name = ?) AND e.seq > ? ORDER BY e.seq LIMIT ?"
+        sql = f"{_OWN_EVENTS} WHERE e.stream = (SELECT id FROM streams WHERE name = ?1) AND e.seq > ?2 ORDER BY e.seq LIMIT ?3"
         return [_event(row) for row in self._rows(sql, (stream, after, -1 if limit is None else limit))]
 
     async def event(self, stream: str, seq: int) -> Event | None:
