@@ -626,7 +626,7 @@ async def test_a_workflow_that_swallows_its_cancellation_still_stops(kernel: Ker
         for _ in range(2):
             try:
                 await ctx.pause("well?")
-            except BaseException:  # noqa: BLE001, S112 - on purpose
+            except BaseException:  # noqa: BLE001 - on purpose
                 continue
         return "went on"
 
