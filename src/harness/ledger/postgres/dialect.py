@@ -16,7 +16,9 @@ _TYPES = {
     "REAL": "DOUBLE PRECISION",
     "TEXT": 'TEXT COLLATE "C"',  # names sort by their bytes, as they do in SQLite
 }
-_TYPE = re.compile(rf"('(?:[^']|'')*')|\b({'|'.join(_TYPES)})\b|(\)\s*WITHOUT\s+ROWID\s*$)", re.IGNORECASE)
+_TYPE = re.compile(  # a type follows its column's name; a column may be called as a type is
+    rf"""('(?:[^']|'')*')|([\w"]\s+)({"|".join(_TYPES)})\b|(\)\s*WITHOUT\s+ROWID\s*$)""", re.IGNORECASE
+)
 _DDL = re.compile(r"\s*CREATE\s+(TABLE|(?:UNIQUE\s+)?INDEX)\s+IF\s+NOT\s+EXISTS\s+", re.IGNORECASE)
 _NUL = "\u2400"  # PostgreSQL's text cannot hold NUL; this is the sign that stands for it
 
@@ -52,7 +54,7 @@ def definition(sql: str, *, temporary: bool = False) -> str:
 def _typed(match: re.Match[str]) -> str:
     if match[1] is not None:
         return match[1]
-    return ")" if match[3] is not None else _TYPES[match[2].upper()]
+    return ")" if match[4] is not None else f"{match[2]}{_TYPES[match[3].upper()]}"
 
 
 def values(given: tuple[Value, ...]) -> list[Value]:

@@ -48,7 +48,8 @@ class PostgresStore:
     written) or `unknown`.
 
     A store belongs to no event loop: each one that uses it gets connections of its own. A role that `isolate` bound to
-    a tenant sees that tenant only.
+    a tenant sees that tenant only. Where tenants gave the same name to different streams, a store that sees several
+    tenants takes its own `tenant`'s.
     """
 
     def __init__(
@@ -169,6 +170,9 @@ class PostgresStore:
         return cast("Lease", await self._job(run, lambda _: None, (lock,)))
 
     # Reading
+
+    def surely_at(self, stream: str) -> int | None:
+        return None  # another machine may have written at any moment
 
     async def head(self, stream: str) -> Head | None:
         rows = await self._session.rows("head", stream, self.tenant)
