@@ -482,7 +482,17 @@ async def test_what_is_past_is_due_at_once(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize(
-    "until", [datetime(2030, 1, 1), float("nan"), float("inf"), 1e12, True, None, "tomorrow", timedelta.max]
+    "until",
+    [
+        datetime(2030, 1, 1, tzinfo=UTC).replace(tzinfo=None),
+        float("nan"),
+        float("inf"),
+        1e12,
+        True,
+        None,
+        "tomorrow",
+        timedelta.max,
+    ],
 )
 async def test_what_is_no_time_is_refused(kernel: Kernel, until: Any) -> None:
     """A naive datetime, NaN and the like are refused in one line, and nothing is recorded of them."""

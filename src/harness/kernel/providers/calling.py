@@ -149,7 +149,6 @@ class SDKClient:
         endpoint: Any = client
         for step in resource.split("."):
             endpoint = getattr(endpoint, step)
-        broken: type[Exception] = import_module("httpx").HTTPError
         manager = endpoint.with_streaming_response.create(**body, stream=True, timeout=seconds)
         try:
             with anyio.fail_after(seconds):
@@ -168,10 +167,12 @@ class SDKClient:
                     await manager.__aexit__(None, None, None)
         except TimeoutError as error:
             raise ModelUnavailable(f"{self.kind} did not answer within {seconds:g} s") from error
-        except broken as error:
-            raise ModelUnavailable(f"{self.kind}: the answer broke off: {self._clean(str(error))}") from error
         except (self._errors.APIError, self._base_error, TypeError, ValueError) as error:
             raise self._translated(error, seconds) from error
+        except Exception as error:
+            if not type(error).__module__.startswith("httpx"):  # each SDK brings its own; in the middle they are not wrapped
+                raise
+            raise ModelUnavailable(f"{self.kind}: the answer broke off: {self._clean(str(error))}") from error
 
     async def close(self) -> None:
         """Close the connections. Idempotent; a later call opens new ones."""
