@@ -233,12 +233,17 @@ def _wrote(run: RunState, done: asyncio.Future[Appended]) -> None:
 async def _resolved(future: asyncio.Future[Appended]) -> None:
     """Return when it is written, or raise what refused it; a cancellation is delivered after that."""
     cancelled = False
+    keep = getattr(future, "keep", None)
+    if keep is not None:
+        keep()
     try:
         while True:
             try:
-                await asyncio.shield(future)
+                await (asyncio.shield(future) if keep is None else future)
             except asyncio.CancelledError:
                 cancelled = True
+                if future.done():
+                    return
             else:
                 return
     finally:
