@@ -13,10 +13,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from harness.clock import SystemClock
-from harness.errors import Fenced, LeaseHeld, StepFailed
+from harness.errors import Fenced, LeaseHeld, StepFailed, StepRejected
 from harness.kernel import Kernel, KernelPolicy, ModelCallOptions, ModelInput, ModelRequest, ModelResult, TenantContext
 from harness.ledger import Acquire, Draft, SQLiteStore, Write
 
@@ -467,3 +468,23 @@ async def test_ending_a_dead_process_run_gives_its_money_back(path: Path) -> Non
 
         assert await store.reserved("spend/t") == 0
         assert [event.type for event in await store.read(f"run/{RUN}")][-2:] == ["run.cancelled", "budget.returned"]
+
+
+async def test_a_rejected_step_is_asked_again_after_a_restart(tmp_path: Path) -> None:
+    """A rejection is no end that stands: another kernel takes the lease and decides anew, instead of waiting for ever."""
+    tenant = TenantContext(tenant_id="t")
+    async with SQLiteStore(tmp_path / "k.db") as store:
+        async with Kernel(store=store) as kernel:
+            await kernel.start_run(tenant=tenant, run_id="r")
+            with pytest.raises(StepRejected):
+                await kernel.step_tool(run_id="r", tenant=tenant, tool_name="late", step_key="k")
+        async with Kernel(store=store) as kernel:
+
+            @kernel.tool()
+            async def late() -> str:
+                return "here"
+
+            with anyio.fail_after(20):
+                done = await kernel.step_tool(run_id="r", tenant=tenant, tool_name="late", step_key="k")
+
+    assert done.result == "here"

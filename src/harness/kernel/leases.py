@@ -70,10 +70,11 @@ class Leases:
             if self.sure(run) or (run.held and await self._lengthen(run)):
                 return
             deadline = self._store.clock.monotonic() + self._wait_seconds
+            known = run.steps.get(step)  # an end that does not stand, such as a rejection: or nobody would ask
             while True:
                 await self.catch_up(run)
                 entry = run.steps.get(step)
-                if entry is not None and entry.ended:
+                if entry is not None and entry.ended and entry is not known:
                     return
                 lease = await self._store.lease(run.lease)
                 if lease is None or not lease.held_at(self._store.clock.now_us()) or lease.holder == self.name:
