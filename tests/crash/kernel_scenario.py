@@ -221,6 +221,7 @@ def _forked(work: Callable[[], Any], *, seconds: float | None = None) -> int:
     """Run it in a fresh process; gives its exit code, negative for a signal. `seconds`: kill it then."""
     pid = os.fork()
     if pid == 0:
+        signal.alarm(60)  # who hangs is told apart from who waits
         code = 1
         try:
             asyncio.run(work())
@@ -237,8 +238,15 @@ def _forked(work: Callable[[], Any], *, seconds: float | None = None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _point(root: Path, name: str, work: Callable[[Path], Callable[[], Any]], *, seconds: float | None = None) -> bool:
-    """One kill and one resume. Gives whether it was killed at all."""
+def point(
+    root: Path,
+    name: str,
+    work: Callable[[Path], Callable[[], Any]],
+    resume: Callable[[Path], Any],
+    *,
+    seconds: float | None = None,
+) -> bool:
+    """One kill and one resume, which writes what is wrong to `wrong`. Gives whether it was killed at all."""
     folder = root / name
     folder.mkdir()
     code = _forked(work(folder), seconds=seconds)
@@ -256,13 +264,13 @@ def main() -> None:
     if mode == "points":
         for when in ("before", "after"):
             n = 1
-            while _point(root, f"{when}-{n}", lambda folder, n=n, when=when: lambda: attempt(folder, n, when)):
+            while point(root, f"{when}-{n}", lambda folder, n=n, when=when: lambda: attempt(folder, n, when), resume):
                 n += 1
     else:
         dice = random.Random(int(sys.argv[4]))
         for number in range(int(sys.argv[3])):
             seconds = dice.uniform(0.002, 0.12)
-            _point(root, f"random-{number}", lambda folder: lambda: attempt(folder, -1, ""), seconds=seconds)
+            point(root, f"random-{number}", lambda folder: lambda: attempt(folder, -1, ""), resume, seconds=seconds)
 
 
 if __name__ == "__main__":
