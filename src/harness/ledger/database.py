@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,8 @@ Durability = Literal["full", "process"]
 APPLICATION_ID = 0x48524E53  # "HRNS", in the file's header
 SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, tuple[str, ...]] = {}  # from version N to N + 1; forward only
+_WAIT_SECONDS = 5.0  # for another program's lock
+_LOOK_AGAIN_SECONDS = 0.005
 
 
 def unavailable(error: sqlite3.Error, path: Path | str) -> StoreUnavailable:
@@ -45,7 +48,7 @@ def connect(path: Path, *, create: bool, read_only: bool, durability: Durability
         if create and not read_only:
             _create_private(path)
         uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_WAIT_SECONDS)
     except sqlite3.Error as error:
         raise unavailable(error, path) from error
     except OSError as error:
@@ -78,9 +81,11 @@ def _create_private(path: Path) -> None:
 
 
 def _set_up(connection: sqlite3.Connection, path: Path, *, read_only: bool, durability: Durability) -> None:
+    connection.execute("BEGIN")  # so that all of it is of one moment: somebody else may be creating the ledger
     application = _pragma(connection, "application_id")
     version = _pragma(connection, "user_version")
     empty = application == 0 and not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+    connection.execute("COMMIT")
     if application != APPLICATION_ID and not empty:
         raise StoreUnavailable(f"{path}: this is a database of another program; name another file", reason="foreign")
     if version > SCHEMA_VERSION:
@@ -94,8 +99,7 @@ def _set_up(connection: sqlite3.Connection, path: Path, *, read_only: bool, dura
                 f"{path}: the ledger is empty or of an older version; open it once for writing", reason="missing"
             )
     else:
-        if _text(connection, "journal_mode") != "wal":
-            connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection)
         connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
         connection.execute("PRAGMA journal_size_limit = 16777216")
         connection.execute("PRAGMA secure_delete = ON")  # what an edit or a fold leaves behind would outlive an erasure
@@ -103,6 +107,18 @@ def _set_up(connection: sqlite3.Connection, path: Path, *, read_only: bool, dura
             _migrate(connection)
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA cache_size = -4096")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Keep a write-ahead log. SQLite does not wait by itself for others who change to it at this very moment."""
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while _text(connection, "journal_mode") != "wal":
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(_LOOK_AGAIN_SECONDS)
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
