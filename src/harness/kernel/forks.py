@@ -24,6 +24,7 @@ from harness.ledger import Draft, Event, Expect, Store, Write, fork_key
 if TYPE_CHECKING:
     from harness.kernel.model_call import Ask
     from harness.kernel.steps import Steps
+    from harness.kernel.tenant import TenantContext
 
 _MARK = "::fork::"
 _HEX_DIGITS = 12
@@ -33,9 +34,14 @@ TakeStep = Callable[[RunState, "Ask"], Awaitable[StepModelResult]]
 
 
 def fork_id(run_id: str, suffix: str) -> str:
-    """The id of a run's fork. So long a run's id that there is no room for the suffix is shortened."""
-    room = MAX_RUN_ID_BYTES - len(_MARK) - len(suffix)
-    return f"{run_id.encode()[:room].decode(errors='ignore')}{_MARK}{suffix}"
+    """The id of a run's fork."""
+    return marked(run_id, _MARK, suffix)
+
+
+def marked(run_id: str, mark: str, suffix: str) -> str:
+    """The id of a run beside a run, whose own is shortened if there is no room for the rest."""
+    room = MAX_RUN_ID_BYTES - len(mark) - len(suffix)
+    return f"{run_id.encode()[:room].decode(errors='ignore')}{mark}{suffix}"
 
 
 def drifted_suffix(run_id: str, step: str, input_hash: str, tools: list[tuple[str, str]]) -> str:
@@ -63,6 +69,37 @@ class Forks:
         name = fork_id(run_id, secrets.token_hex(_HEX_DIGITS // 2)) if new_run_id is None else new_run_id
         check_run_id(name)
         return await self._make(run_id, RunForked(fork=name, at=at_seq))
+
+    async def begin_replay(self, run_id: str, at: Event, tenant: TenantContext, new_run_id: str | None) -> RunState:
+        """The run in which the decisions of another one, as it is now, are made again. Raises `RunExists`.
+
+        A replay of the same run that was begun before is gone on with.
+        """
+        name = marked(run_id, "::replay::", secrets.token_hex(_HEX_DIGITS // 2)) if new_run_id is None else new_run_id
+        check_run_id(name)
+        if new_run_id is not None and await self._store.head(stream_of(name)) is not None:
+            run = await self._steps.open(name)
+            if run.replay_of != run_id:
+                raise RunExists(f"run {name!r} exists already and is no replay of {run_id!r}; choose another id")
+            return run
+        known = await self._steps.open(run_id)
+        run = RunState(name)
+        lease = await self._store.lease(run.lease)
+        token = lease.token + 1 if lease else 1
+        started = RunStarted(
+            tenant_id=tenant.tenant_id, holder=self._steps.leases.name, token=token, root_run=known.root_run,
+            capabilities=tuple(sorted(tenant.capabilities)), budget_usd_limit=tenant.budget_usd_limit, replay_of=run_id,
+        )  # fmt: skip
+        begun = Draft(type=records.RUN_STARTED, payload=started, key=records.STATUS_KEY, tenant=tenant.tenant_id, parent=at.ref)
+        guards = [Expect(run.stream, 0), self._steps.leases.taking(run, token)]
+        try:
+            appended = await self._store.append(Write(run.stream, (begun,)), guards=guards)
+        except Conflict as error:
+            raise RunExists(f"run {name!r} exists already; choose another id") from error
+        run.fold(appended.first)
+        self._steps.leases.taken(run, token)
+        self._steps.keep(run)
+        return run
 
     async def _make(self, run_id: str, note: RunForked) -> RunState:
         """Write the fork's beginning and the parent's note. Raises `RunExists`."""

@@ -125,10 +125,16 @@ def tell(events: Iterable[Event]) -> tuple[StepRecord, ...]:
 
 
 def _tell_start(step: dict[str, Any], started: StepStarted, seq: int, asked: dict[int, tuple[Message, ...]]) -> None:
-    step.update(kind=started.kind, name=started.name, attempt=started.attempt)
+    step.update(kind=started.kind, name=started.name, attempt=started.attempt, side_effect=started.side_effect)
+    if started.tool_version:
+        step["tool_version"] = started.tool_version
     if started.model is not None:
         before = asked.get(started.model.base, ())[: started.model.keep]
         step["messages"] = asked[seq] = (*before, *started.model.messages)
+        step.update(
+            options=started.model.options, output_schema=started.model.output_schema, tools=started.model.tools,
+            visible_tool_names=started.model.visible,
+        )  # fmt: skip
     if bytes(started.arguments):
         step["arguments"] = decoded(started.arguments)
 
@@ -141,6 +147,8 @@ def _tell_end(step: dict[str, Any], event: Event) -> None:
                 kind=ended.kind, name=ended.name, attempt=ended.attempt, error=ended.error, message=ended.message,
                 cost_usd=ended.cost / 1_000_000, result=decoded(ended.result),
             )  # fmt: skip
+            if ended.tool_version:
+                step["tool_version"] = ended.tool_version
             if (answer := ended.answer) is not None:
                 step.update(
                     output=decoded(answer.output),

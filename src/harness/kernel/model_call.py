@@ -120,6 +120,10 @@ class Caller:
             self._prices[model] = price_of(model, self.steps.policy.prices)
         return self._prices[model]
 
+    def expect(self, model: str, cost: int) -> None:
+        """A call of this model may cost as much as another one did, if it has no price. In micro-USD."""
+        self._dearest[model] = max(cost, self._dearest.get(model, 0))
+
     def estimate(self, ask: Ask) -> int:
         """What a call may cost: by its price, else as much as the dearest call so far, and never nothing."""
         price = self._price(ask.model)

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, cast
 import msgspec
 
 from harness.errors import UsageError
-from harness.kernel.ports import Message, Native, StopReason, ToolCall, Usage
+from harness.kernel.ports import Message, ModelCallOptions, Native, StopReason, ToolCall, Usage
 
 Status = Literal["active", "paused", "blocked", "cancelled", "completed", "failed"]
 
@@ -150,6 +150,13 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     message: str = ""
     cost_usd: float = 0.0
+    options: ModelCallOptions = ModelCallOptions()
+    output_schema: str = ""  # digest
+    tools: str = ""  # digest of what a model was shown
+    visible_tool_names: tuple[str, ...] | None = None
+    side_effect: bool = False
+    tool_version: str = ""
+    inherited_from: str | None = None  # the run that recorded it, if this one is a fork of that
 
 
 def decoded(raw: msgspec.Raw) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import msgspec
 
 from harness.errors import ReplayConsistencyError, StepRejected
@@ -36,11 +38,11 @@ class ToolSteps:
             if ended.input == ask.input and (ask.tool is None or ended.tool_version == ask.tool.version):
                 return result_of(run, ask, entry.seq, ended, replayed=True)
 
-        async def recall(entry: Entry) -> StepToolResult | None:
-            return await self._recall(run, ask, entry)
+        def recall(entry: Entry) -> Awaitable[StepToolResult | None]:
+            return self._recall(run, ask, entry)
 
-        async def execute(entry: Entry | None) -> StepToolResult:
-            return await self._execute(run, ask, entry)
+        def execute(entry: Entry | None) -> Awaitable[StepToolResult]:
+            return self._execute(run, ask, entry)
 
         return await self._steps.once(run, ask.step, recall, execute)
 
@@ -63,6 +65,14 @@ class ToolSteps:
         if self._stack.scrubbing is not None:
             given = ask.arguments_json
             ask.take(await self._stack.scrubbing.json(run.tenant_id, given), given)
+
+    async def check(self, run: RunState, ask: ToolAsk, arguments: object) -> None:
+        """Raise, and record, what would refuse this call now. Nothing runs, and arguments are not held against a schema."""
+        await self._take(run, ask, arguments)
+        reason, error = self._calls.refusal(ask)
+        if ask.tool is not None and error is not None:
+            await self._refuse(run, ask, reason, error)
+            raise error
 
     async def _refuse(self, run: RunState, ask: ToolAsk, reason: Reason, error: Exception) -> None:
         async def over(entry: Entry) -> bool | None:
