@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from harness.kernel.diffing import ReplayDiff, RunDiff, StepDiff
     from harness.kernel.insight_results import RunExplanation, RunProgress
     from harness.kernel.kernel import Kernel
     from harness.kernel.matching import ReplayPolicy
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         StepRecord,
         StepToolResult,
     )
+    from harness.kernel.rewording import PromptChange
     from harness.kernel.sessions import Session
     from harness.kernel.streaming import ModelStream, TextDelta
     from harness.kernel.tenant import TenantContext
@@ -54,14 +56,18 @@ _HOME = {
     "ModelResult": "ports",
     "ModelStream": "streaming",
     "Probed": "tools",
+    "PromptChange": "rewording",
+    "ReplayDiff": "diffing",
     "ReplayPolicy": "matching",
     "RetryPolicy": "workflow.results",
+    "RunDiff": "diffing",
     "RunExplanation": "insight_results",
     "RunHandle": "results",
     "RunProgress": "insight_results",
     "RunStatus": "results",
     "ScriptedModelPort": "ports",
     "Session": "sessions",
+    "StepDiff": "diffing",
     "StepModelResult": "results",
     "StepRecord": "results",
     "StepToolResult": "results",
@@ -94,14 +100,18 @@ __all__ = [
     "ModelResult",
     "ModelStream",
     "Probed",
+    "PromptChange",
+    "ReplayDiff",
     "ReplayPolicy",
     "RetryPolicy",
+    "RunDiff",
     "RunExplanation",
     "RunHandle",
     "RunProgress",
     "RunStatus",
     "ScriptedModelPort",
     "Session",
+    "StepDiff",
     "StepModelResult",
     "StepRecord",
     "StepToolResult",
