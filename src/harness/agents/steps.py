@@ -93,6 +93,8 @@ class AgentSteps:
                     f"no tool is named {call.name!r}; there are: {', '.join(sorted(self.toolbox.visible or ()))}"
                 )
             done = await self._call(turn, number, call, loaded)
+        except Suspended as suspended:
+            raise suspended.error from suspended
         except ApprovalRequired:
             raise
         except (StepRejected, StepFailed) as error:
@@ -106,16 +108,11 @@ class AgentSteps:
         return Used(message=tool_result(call, done.result_json, self.result_limit))
 
     async def _call(self, turn: int, number: int, call: ToolCall, loaded: frozenset[str]) -> StepToolResult:
-        return await self._unsuspended(
-            tool_name=call.name, arguments=call.arguments_json or "{}", step_key=f"call-{number}",
-            parent_step_key=f"turn-{turn}", tools=self.toolbox.registry(loaded), replay_rejections=True,
+        return await self.kernel.step_tool(
+            run_id=self.run_id, tenant=self.tenant, tool_name=call.name, arguments=call.arguments_json or "{}",
+            step_key=f"call-{number}", parent_step_key=f"turn-{turn}", tools=self.toolbox.registry(loaded),
+            replay_rejections=True,
         )  # fmt: skip
-
-    async def _unsuspended(self, **step: Any) -> StepToolResult:
-        try:
-            return await self.kernel.step_tool(run_id=self.run_id, tenant=self.tenant, **step)
-        except Suspended as suspended:
-            raise suspended.error from suspended
 
     def _delegated(self, call: ToolCall, done: StepToolResult) -> Used:
         delegated = msgspec.json.decode(done.result_json, type=Delegated)
@@ -149,9 +146,13 @@ class AgentSteps:
     async def _own(self, name: str, function: Callable[..., Any], step_key: str, **arguments: Any) -> StepToolResult:
         """A step of the agent itself. One that failed is tried again: what may stay a failure is its result."""
         tools = ToolRegistry([Tool(function, name=name, description="")])
-        return await self._unsuspended(
-            tool_name=name, arguments=arguments, step_key=step_key, tools=tools, retry_failed_step=True
-        )
+        try:
+            return await self.kernel.step_tool(
+                run_id=self.run_id, tenant=self.tenant, tool_name=name, arguments=arguments, step_key=step_key, tools=tools,
+                retry_failed_step=True,
+            )  # fmt: skip
+        except Suspended as suspended:
+            raise suspended.error from suspended
 
     async def _summarised(self, number: int, strategy: CompactionStrategy, older: Sequence[Message]) -> Compacted:
         options = msgspec.structs.replace(self.options or ModelCallOptions(), max_tokens=strategy.max_summary_tokens, stop=())
