@@ -17,18 +17,21 @@ from harness.cli.opening import execute, settings_of
 from harness.cli.options import Home, Json
 from harness.cli.output import json_line, line, plain
 from harness.cli.preflight import problems
-from harness.errors import HarnessError
+from harness.errors import HarnessError, StoreUnavailable
 
 if TYPE_CHECKING:
+    from harness.ledger import Store
     from harness.settings import Settings
 
 app = App()
 
 _SQLITE = (3, 40)
+_LONG_SECONDS = 5.0  # a transaction that lasts longer is no append
 _PARTS = {
     "services": ("cel_expr_python", "conditions of checks"),
     "web": ("nicegui", "the web door"),
     "seal": ("cryptography", "seals"),
+    "postgres": ("psycopg", "ledgers in PostgreSQL"),
     "anthropic": ("anthropic", "the model anthropic:…"),
     "openai": ("openai", "the model openai:…"),
 }
@@ -117,25 +120,30 @@ def _declared(settings: Settings) -> str:
 
 
 def _ledger(settings: Settings) -> Iterable[Finding]:
-    if not Path(settings.database).exists():
+    from harness.ledger import is_address
+
+    if not is_address(settings.database) and not Path(settings.database).exists():
         yield Finding(name="ledger", state="missing", detail=f"{settings.database}; 'harness init' makes it")
         return
     try:
         yield from execute(lambda: _inside(settings))
     except HarnessError as error:
-        yield Finding(name="ledger", state="broken", detail=str(error))
+        absent = isinstance(error, StoreUnavailable) and error.reason == "missing"
+        yield Finding(name="ledger", state="missing" if absent else "broken", detail=str(error))
 
 
 async def _inside(settings: Settings) -> list[Finding]:
-    from harness.ledger import SQLiteStore
+    from harness.ledger import open_store
     from harness.recovery.monitor import monitor_alive
     from harness.web import overview
 
-    async with SQLiteStore(settings.database, read_only=True) as store:
+    async with open_store(settings.database, create=False, read_only=True) as store:
         heads = await store.heads()
         supervised, watched = await overview.supervised(store), await monitor_alive(store)
+        behind = await _behind(store)
     return [
         Finding(name="ledger", state="ok", detail=f"{sum(head.seq for head in heads)} events in {len(heads)} streams"),
+        *behind,
         Finding(
             name="supervisor",
             state="ok" if supervised else "missing",
@@ -145,3 +153,13 @@ async def _inside(settings: Settings) -> list[Finding]:
             name="monitor", state="ok" if watched else "missing", detail="looks" if watched else "has not looked for a while"
         ),
     ]
+
+
+async def _behind(store: Store) -> list[Finding]:
+    """What keeps followers of a database from the newest events; a transaction of moments is none."""
+    from harness.ledger import PostgresStore
+
+    if not isinstance(store, PostgresStore):
+        return []
+    old = [held for held in await store.held_back() if held.age_seconds >= _LONG_SECONDS]
+    return [Finding(name="followers", state="broken", detail=str(held)) for held in old[:3]]

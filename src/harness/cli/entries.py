@@ -58,7 +58,7 @@ def web(request: Request) -> int:
 
 def monitor(request: Request) -> int:
     """`harness monitor`."""
-    from harness.ledger import SQLiteStore
+    from harness.ledger import open_store
     from harness.recovery import load_declarations
     from harness.recovery.monitor import MonitorSettings, run_monitor
 
@@ -66,7 +66,7 @@ def monitor(request: Request) -> int:
     declared = load_declarations(settings)
 
     async def work() -> None:
-        async with SQLiteStore(settings.database, actor="monitor", create=False) as store:
+        async with open_store(settings.database, actor="monitor", create=False) as store:
             await run_monitor(store, declared, settings.home, settings.section("monitor", MonitorSettings))
 
     return until_stopped(work)
@@ -74,7 +74,7 @@ def monitor(request: Request) -> int:
 
 def agent(request: Request) -> int:
     """`harness agent`."""
-    from harness.ledger import SQLiteStore
+    from harness.ledger import open_store
     from harness.recovery import load_declarations
     from harness.recovery.responder import AgentSettings, run_responder
 
@@ -82,7 +82,7 @@ def agent(request: Request) -> int:
     declared = load_declarations(settings)
 
     async def work() -> None:
-        async with SQLiteStore(settings.database, actor="agent", create=False) as store:
+        async with open_store(settings.database, actor="agent", create=False) as store:
             await run_responder(store, declared, settings.home, settings.section("agent", AgentSettings))
 
     return until_stopped(work)

@@ -6,11 +6,15 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.cli.app import App
 from harness.cli.opening import execute, settings_of
 from harness.cli.options import Home, Json
 from harness.cli.output import json_line, line
+
+if TYPE_CHECKING:
+    from harness.settings import Settings
 
 app = App()
 
@@ -65,31 +69,46 @@ def init(as_json: Json = False, home: Home = None) -> None:
     written = not path.exists()
     if written:
         path.write_text(document(found), encoding="utf-8")
-    created = execute(lambda: _create(settings.home, Path(settings.database)))
+    created, place = execute(lambda: _create(settings))
     if as_json:
         json_line(
             {
                 "config": str(path),
                 "written": written,
                 "services": sorted(found),
-                "ledger": settings.database,
+                "ledger": place,
                 "created": created,
             }
         )
         return
     line(f"{'wrote' if written else 'kept'} {path}" + (f" with {', '.join(sorted(found))}" if written and found else ""))
-    line(f"{'created' if created else 'kept'} {settings.database}")
+    line(f"{'created' if created else 'kept'} {place}")
     line("next: harness run")
 
 
-async def _create(home: Path, database: Path) -> bool:
-    from harness.ledger import SQLiteStore
+async def _create(settings: Settings) -> tuple[bool, str]:
+    """Whether the ledger was made now, and where it is."""
+    from harness.ledger import is_address, open_store
     from harness.settings import prepare_home
 
-    prepare_home(home)
-    existed = database.exists()
-    async with SQLiteStore(database, actor="init"):
-        return not existed
+    prepare_home(settings.home)
+    place = settings.database
+    existed = await _there(place) if is_address(place) else Path(place).exists()
+    async with open_store(place, actor="init") as store:
+        return not existed, store.location
+
+
+async def _there(address: str) -> bool:
+    from harness.errors import StoreUnavailable
+    from harness.ledger import open_store
+
+    try:
+        async with open_store(address, actor="init", create=False):
+            return True
+    except StoreUnavailable as error:
+        if error.reason != "missing":
+            raise
+        return False
 
 
 def detect(root: Path) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from harness.cli.output import ago, json_line, line, note, now_us, plain, table
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from harness.ledger import Event, SQLiteStore, Verification, View
+    from harness.ledger import Event, Store, Verification, View
 
 app = App("Verify, read, seal, export and import the record.")
 
@@ -90,11 +90,11 @@ def _prefixes(stream: str) -> tuple[str, ...]:
     return () if stream == "/" else (stream,)
 
 
-def _followed(store: SQLiteStore, stream: str, types: tuple[str, ...]) -> AsyncIterator[Event]:
+def _followed(store: Store, stream: str, types: tuple[str, ...]) -> AsyncIterator[Event]:
     return store.follow(streams=_prefixes(stream), types=types)
 
 
-async def _recorded(store: SQLiteStore, stream: str, types: tuple[str, ...]) -> AsyncIterator[Event]:
+async def _recorded(store: Store, stream: str, types: tuple[str, ...]) -> AsyncIterator[Event]:
     from harness.errors import NotFound
     from harness.ledger import START
 
@@ -212,7 +212,7 @@ def export(
     execute(work)
 
 
-async def write_bundle(store: SQLiteStore, streams: Sequence[str], out: Path | None) -> None:
+async def write_bundle(store: Store, streams: Sequence[str], out: Path | None) -> None:
     """Export streams into a file, which appears only when it is whole, or to stdout."""
     from harness.ledger import export_bundle
 

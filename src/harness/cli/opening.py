@@ -1,6 +1,6 @@
 """Finding a project's home, opening its ledger, and running a command's coroutine.
 
-Reading opens the file for reading only and never makes one; writing makes none either: `init` and `run` do.
+Reading opens the ledger for reading only and never makes one; writing makes none either: `init` and `run` do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from harness.ledger import SQLiteStore
+    from harness.ledger import Store
     from harness.settings import Settings
 
 T = TypeVar("T")
@@ -23,18 +23,6 @@ def settings_of(home: Path | None) -> Settings:
     from harness.settings import load_settings
 
     return load_settings(home=home_option(home))
-
-
-def database_of(home: Path | None) -> Path:
-    """The home's ledger. Raises `NotFound` where there is none."""
-    from harness.errors import NotFound, UsageError
-
-    place = settings_of(home).database
-    if "://" in place:
-        raise UsageError(f"database {place.partition('@')[2] or place!r}: only a file is supported yet")
-    if not Path(place).exists():
-        raise NotFound(f"no ledger at {place}; 'harness init' creates one, 'harness run' as well")
-    return Path(place)
 
 
 def actor() -> str:
@@ -50,20 +38,20 @@ def actor() -> str:
 
 
 @asynccontextmanager
-async def reading(home: Path | None) -> AsyncGenerator[SQLiteStore]:
+async def reading(home: Path | None) -> AsyncGenerator[Store]:
     """The home's ledger, opened for reading only."""
-    from harness.ledger import SQLiteStore
+    from harness.ledger import open_store
 
-    async with SQLiteStore(database_of(home), actor=actor(), read_only=True) as store:
+    async with open_store(settings_of(home).database, actor=actor(), create=False, read_only=True) as store:
         yield store
 
 
 @asynccontextmanager
-async def writing(home: Path | None) -> AsyncGenerator[SQLiteStore]:
+async def writing(home: Path | None) -> AsyncGenerator[Store]:
     """The home's ledger, for a person's own entries."""
-    from harness.ledger import SQLiteStore
+    from harness.ledger import open_store
 
-    async with SQLiteStore(database_of(home), actor=actor(), create=False) as store:
+    async with open_store(settings_of(home).database, actor=actor(), create=False) as store:
         yield store
 
 

@@ -17,7 +17,7 @@ from harness.cli.preflight import begin_looking
 
 if TYPE_CHECKING:
     from harness.cli.lean import Request
-    from harness.ledger import SQLiteStore
+    from harness.ledger import Store
     from harness.recovery import Supervisor
     from harness.settings import Settings
 
@@ -45,7 +45,7 @@ async def supervise(
     """
     import msgspec
 
-    from harness.ledger import SQLiteStore
+    from harness.ledger import open_store
     from harness.recovery import Supervisor, load_declarations, own_services
     from harness.settings import prepare_home
     from harness.web import WebSettings, web_address
@@ -56,7 +56,7 @@ async def supervise(
     web = settings.section("web", WebSettings)
     verdict()
     prepare_home(settings.home)
-    async with SQLiteStore(settings.database, actor="supervisor") as store:
+    async with open_store(settings.database, actor="supervisor") as store:
         log = MergedLog(quiet=quiet)
         own = own_services(settings.home, web_port=web.port, web_host=web.host, demo=demo)
         supervisor = Supervisor(store, declared, settings.home, own=own, on_output=log.output)
@@ -67,7 +67,7 @@ async def supervise(
             log.close()
 
 
-async def _until_stopped(supervisor: Supervisor, store: SQLiteStore, log: MergedLog, web: str) -> int:
+async def _until_stopped(supervisor: Supervisor, store: Store, log: MergedLog, web: str) -> int:
     code = 0
     loop = asyncio.get_running_loop()
 
@@ -91,7 +91,7 @@ async def _until_stopped(supervisor: Supervisor, store: SQLiteStore, log: Merged
     return code
 
 
-async def _announce(supervisor: Supervisor, store: SQLiteStore, log: MergedLog, web: str) -> None:
+async def _announce(supervisor: Supervisor, store: Store, log: MergedLog, web: str) -> None:
     from harness.web import overview
 
     with contextlib.suppress(asyncio.CancelledError):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from harness.ledger.events import GENESIS, START, Cursor, Draft, Event
     from harness.ledger.guards import Acquire, Expect, Fence, Free, Guard, Lease, Release, Reserve, Unique
     from harness.ledger.memory import MemoryStore
+    from harness.ledger.opening import is_address, open_store
     from harness.ledger.origins import fork_key, lineage
     from harness.ledger.postgres import PostgresStore
     from harness.ledger.proof import Chain
@@ -47,6 +48,8 @@ _HOME = {
     "View": "views",
     "Write": "store",
     "export_bundle": "bundles",
+    "is_address": "opening",
+    "open_store": "opening",
     "fork_key": "origins",
     "lineage": "origins",
     "parse_bundle": "bundles",
@@ -85,7 +88,9 @@ __all__ = [
     "Write",
     "export_bundle",
     "fork_key",
+    "is_address",
     "lineage",
+    "open_store",
     "parse_bundle",
     "read_seal",
     "signing_key",

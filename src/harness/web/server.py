@@ -59,13 +59,13 @@ async def serve(settings: Settings, *, chaos: bool = False) -> None:
     web = settings.section("web", WebSettings)
     access = Access(host=web.host, token=web.token, names=frozenset(web.names))
     with listen(web.host, web.port) as listening:
-        from harness.ledger import SQLiteStore
+        from harness.ledger import open_store
         from harness.recovery import load_declarations
         from harness.web.application import build
         from harness.web.context import Context
         from harness.work import Items
 
-        async with SQLiteStore(settings.database, actor="web", create=False) as store:
+        async with open_store(settings.database, actor="web", create=False) as store:
             context = Context(
                 store=store, items=Items(store), home=settings.home, root=settings.root,
                 declarations=load_declarations(settings), chaos=chaos,
