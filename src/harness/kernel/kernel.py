@@ -81,6 +81,7 @@ class Kernel(
         self._steps = Steps(store, self.policy)
         stack = Stack(() if middleware is None else middleware, store)
         self._stack = stack
+        self._toolsets.requires = stack.requires
         self._steps.scrubbing = stack.scrubbing
         self._steps.quotas = Quotas(self._steps, stack.quotas)
         self._caller = Caller(self._steps, model_port, stack)

@@ -29,7 +29,7 @@ from harness.kernel.records import Reason, Recorded, StepEnded, StepStarted, Ste
 from harness.kernel.results import StepToolResult
 from harness.kernel.runs import Entry, RunState
 from harness.kernel.steps import Announcement, Steps
-from harness.kernel.tenant import TenantContext, decide
+from harness.kernel.tenant import TenantContext
 from harness.kernel.tools import Tool, ToolExecutionContext, result_bytes
 from harness.kernel.toolsets import Toolsets
 from harness.ledger import Draft
@@ -122,11 +122,13 @@ class ToolCalls:
         if ask.tool is None:
             names = ", ".join(tool.name for tool in self.toolsets.all()) or "none"
             return "unknown_tool", StepRejected(f"no tool is named {ask.name!r}; there are: {names}")
-        if ask.tool.requires_capability is not None and not decide(ask.tool, ask.tenant).allowed:
-            needs = ask.tool.requires_capability
-            return "capability", CapabilityDenied(
-                f"{ask.name} needs the capability {needs!r}, which {ask.tenant.tenant_id!r} lacks"
-            )
+        if ask.tool.requires_capability is not None or self.toolsets.requires:
+            decision = self.toolsets.decide(ask.tool, ask.tenant)
+            if not decision.allowed:
+                needs = decision.required_capability
+                return "capability", CapabilityDenied(
+                    f"{ask.name} needs the capability {needs!r}, which {ask.tenant.tenant_id!r} lacks"
+                )
         return "arguments", None
 
     async def reject(self, run: RunState, ask: ToolAsk, reason: Reason, error: Exception) -> None:

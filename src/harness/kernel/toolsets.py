@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Self
 
+import msgspec
+
 from harness.kernel.matching import digest_of
 from harness.kernel.ports import ToolDefinition
 from harness.kernel.tenant import TenantContext, ToolDecision, decide
@@ -37,11 +39,19 @@ class Toolset:
 _EMPTY = Toolset(())
 
 
+class _Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool's name and one capability that it needs."""
+
+    name: str
+    requires_capability: str
+
+
 class Toolsets:
     """What a kernel's registry, and perhaps one of a caller, offers to a tenant."""
 
     def __init__(self, registry: ToolRegistry) -> None:
         self.registry = registry
+        self.requires: Mapping[str, str] = {}  # capabilities that tools need besides those they declare
         self._cache: dict[object, tuple[ToolRegistry | None, Toolset]] = {}
 
     def get(self, name: str, extra: ToolRegistry | None = None) -> Tool | None:
@@ -53,11 +63,19 @@ class Toolsets:
         tools = {tool.name: tool for registry in (self.registry, extra or ()) for tool in registry}
         return [tools[name] for name in sorted(tools)]
 
+    def decide(self, tool: Tool, tenant: TenantContext, visible: Collection[str] | None = None) -> ToolDecision:
+        """What is decided about a tool: by what it declares, then by what this kernel asks besides."""
+        decision = decide(tool, tenant, visible)
+        also = self.requires.get(tool.name)
+        if also is None or not decision.allowed:
+            return decision
+        return decide(_Needs(name=tool.name, requires_capability=also), tenant)
+
     def decisions(
         self, tenant: TenantContext, visible: Collection[str] | None, extra: ToolRegistry | None = None
     ) -> list[ToolDecision]:
         """What is decided about every tool, by name."""
-        return [decide(tool, tenant, visible) for tool in self.all(extra)]
+        return [self.decide(tool, tenant, visible) for tool in self.all(extra)]
 
     def of(self, tenant: TenantContext, visible: Collection[str] | None, extra: ToolRegistry | None = None) -> Toolset:
         """The tools that a model is shown."""
@@ -71,6 +89,6 @@ class Toolsets:
         if cached is None:
             if len(self._cache) >= _MAX_CACHED:
                 self._cache.clear()
-            tools = [tool for tool in self.all(extra) if decide(tool, tenant, visible).allowed]
+            tools = [tool for tool in self.all(extra) if self.decide(tool, tenant, visible).allowed]
             cached = self._cache[place] = (extra, Toolset(tools))  # holds the registry, so that its id stays its own
         return cached[1]

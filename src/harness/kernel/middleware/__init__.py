@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from harness.kernel.middleware.detectors import Detector, Finding
     from harness.kernel.middleware.pii import PIIScrubberMiddleware
     from harness.kernel.middleware.policies import AmountLimit, Approval, CallLimit, Critic, ToolPolicy
+    from harness.kernel.middleware.presidio import PresidioDetector
     from harness.kernel.middleware.quota import Quota, QuotaMiddleware
     from harness.kernel.middleware.safety import SafetyPolicy, SafetyPolicyMiddleware
     from harness.kernel.middleware.stack import Stack
@@ -41,6 +42,7 @@ _HOME = {
     "Critic": "policies",
     "ModelInvocation": "base",
     "PIIScrubberMiddleware": "pii",
+    "PresidioDetector": "presidio",
     "Quota": "quota",
     "QuotaMiddleware": "quota",
     "SafetyPolicy": "safety",
@@ -66,6 +68,7 @@ __all__ = [
     "KernelMiddleware",
     "ModelInvocation",
     "PIIScrubberMiddleware",
+    "PresidioDetector",
     "Quota",
     "QuotaMiddleware",
     "SafetyPolicy",

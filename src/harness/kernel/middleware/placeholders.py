@@ -7,6 +7,7 @@ placeholders still says whether it is the same input. The way back is known only
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import re
@@ -36,6 +37,13 @@ def placeholder(key: bytes, kind: str, value: str) -> str:
     """What stands for this value."""
     digest = hmac.new(key, f"{kind}\0{value}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
     return f"<{kind}_{digest[:12]}>"
+
+
+@functools.cache
+def _kind(kind: str) -> str:
+    """A detector's word in the form that placeholders have."""
+    parts = [part[:20] for part in re.split(r"[^A-Z]+", kind.upper()) if part][:4]
+    return "_".join(parts) if parts and len(parts[0]) > 1 else "PERSONAL"
 
 
 class Scrubber:
@@ -72,7 +80,7 @@ class Scrubber:
     def _hidden(self, kind: str, value: str) -> str:
         if self.key is None:
             raise NoKeyYet
-        hidden = placeholder(self.key, kind, value)
+        hidden = placeholder(self.key, _kind(kind), value)
         if hidden not in self.values:
             if len(self.values) >= _MAX_VALUES:
                 del self.values[next(iter(self.values))]

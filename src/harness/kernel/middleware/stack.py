@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.errors import UsageError
 from harness.kernel.middleware.base import CUSTOM, HOOKS, SAFETY, KernelMiddleware, ModelInvocation
+from harness.kernel.middleware.capability import CapabilityGuardMiddleware
 from harness.kernel.middleware.quota import QuotaMiddleware
 from harness.kernel.ports import Message
 
@@ -32,6 +33,12 @@ class Stack:
             (each for item in self.items if (each := getattr(item, "scrubbing", None))), None
         )
         self.quotas = tuple(each for item in self.items if isinstance(item, QuotaMiddleware) for each in item.quotas)
+        self.requires: Mapping[str, str] = {
+            name: capability
+            for item in self.items
+            if isinstance(item, CapabilityGuardMiddleware)
+            for name, capability in item.requires.items()
+        }
         self.policy: SafetyPolicy | None = _policy(self.items)
         self._prepare_model = self._hooks("prepare_model")
         self._before_model = self._hooks("before_model")
