@@ -32,17 +32,23 @@ from harness.kernel import (
 )
 from harness.kernel.insight import tasks_of
 from harness.kernel.progress import PROGRESS_VIEW
-from harness.ledger import MemoryStore, SQLiteStore
+from harness.ledger import MemoryStore, PostgresStore, SQLiteStore
 from harness.people import Questions
 
-Store = MemoryStore | SQLiteStore
+Store = MemoryStore | SQLiteStore | PostgresStore
 TENANT = TenantContext(tenant_id="t")
 RUN = "run-1"
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made: Store = MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "k.db")
+    match request.param:
+        case "memory":
+            made: Store = MemoryStore()
+        case "sqlite":
+            made = SQLiteStore(tmp_path / "k.db")
+        case _:
+            made = PostgresStore(request.getfixturevalue("postgres_dsn"))
     yield made
     assert await made.check(PROGRESS_VIEW) == []
     await made.close()

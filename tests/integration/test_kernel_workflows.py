@@ -31,9 +31,9 @@ from harness.kernel import (
     WorkflowContext,
     WorkflowResult,
 )
-from harness.ledger import MemoryStore, SQLiteStore
+from harness.ledger import MemoryStore, PostgresStore, SQLiteStore
 
-Store = MemoryStore | SQLiteStore
+Store = MemoryStore | SQLiteStore | PostgresStore
 TENANT = TenantContext(tenant_id="t")
 RUN = "run-1"
 PATIENCE_SECONDS = 30.0
@@ -44,9 +44,15 @@ def clock() -> VirtualClock:
     return VirtualClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualClock) -> AsyncIterator[Store]:
-    made: Store = MemoryStore(clock=clock) if request.param == "memory" else SQLiteStore(tmp_path / "k.db", clock=clock)
+    match request.param:
+        case "memory":
+            made: Store = MemoryStore(clock=clock)
+        case "sqlite":
+            made = SQLiteStore(tmp_path / "k.db", clock=clock)
+        case _:
+            made = PostgresStore(request.getfixturevalue("postgres_dsn"), clock=clock)
     yield made
     await made.close()
 
