@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 from psycopg import errors
 
@@ -22,6 +24,12 @@ _BY_STATE: tuple[tuple[str, str, str], ...] = (
     ("42883", "broken", "a function of the ledger is gone; restore it from a backup, or import exported bundles"),
     ("XX", "broken", "the server says that its data is damaged; look at its log before you go on"),
     ("58", "broken", "the server reports an I/O error; look at its log before you go on"),
+)
+
+_AT_LOGIN: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"database \S+ does not exist"), "3D000"),
+    (re.compile(r"role \S+ does not exist|authentication failed|no password|pg_hba|not permitted to log in"), "28"),
+    (re.compile(r"too many clients|remaining connection slots|too many connections"), "53300"),
 )
 
 
@@ -66,14 +74,8 @@ def unavailable(error: BaseException, address: Address) -> LedgerError:
     if unwritable(error):
         return LedgerError(f"this cannot be written: {text}")
     if not state:
-        # libpq reports a refused login and an absent database without a code
-        for sign, known in (
-            ("does not exist", "3D000"),
-            ("authentication failed", "28"),
-            ("no password", "28"),
-            ("pg_hba", "28"),
-        ):
-            if sign in text and (known != "3D000" or "database" in text):
+        for sign, known in _AT_LOGIN:  # libpq reports these without a code
+            if sign.search(text):
                 _, reason, advice = next(row for row in _BY_STATE if row[0] == known)
                 return StoreUnavailable(f"{address.location}: {advice} ({text})", reason=reason)
         return down(error, address)
