@@ -256,7 +256,7 @@ def test_what_makes_no_strategy() -> None:
         {"trigger_at_messages": 10, "keep_recent_messages": 8},
         {"max_summary_tokens": 0},
     ):
-        with pytest.raises(UsageError, match="at (least|most)"):
+        with pytest.raises(UsageError, match=r"at (least|most)"):
             CompactionStrategy(**wrong)
 
 

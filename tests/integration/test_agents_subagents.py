@@ -154,9 +154,7 @@ async def test_sub_agents_may_work_at_once() -> None:
         ([RuntimeError("broken port")], {}, "broken port"),
     ],
 )
-async def test_a_failure_of_the_child_is_the_parents_to_handle(
-    script: list[Line], fields: dict[str, Any], words: str
-) -> None:
+async def test_a_failure_of_the_child_is_the_parents_to_handle(script: list[Line], fields: dict[str, Any], words: str) -> None:
     """It is the tool's result, recorded, and the parent goes on; the child's run is over."""
     bench = Bench(boss=[call("researcher", task="a"), "Without it, then."], researcher=script)
 
@@ -325,5 +323,5 @@ async def test_what_makes_no_sub_agent() -> None:
         """Has the name."""
 
     bench = Bench()
-    with pytest.raises(UsageError, match="'researcher'.*rename"):
+    with pytest.raises(UsageError, match=r"'researcher'.*rename"):
         AutonomousAgent(bench.kernel, tools=tools, subagents=[researcher()])

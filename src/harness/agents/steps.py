@@ -127,11 +127,11 @@ class AgentSteps:
         if not recorded:
             return {}
 
-        async def assemble_context() -> dict[str, str]:
+        async def assemble_context() -> list[tuple[str, str]]:  # pairs, since a recorded object has no order
             with suspending():
-                return await builder.collect(request)
+                return list((await builder.collect(request)).items())
 
-        return (await self._own(CONTEXT, assemble_context, "context")).result
+        return dict((await self._own(CONTEXT, assemble_context, "context")).result)
 
     async def compact(self, number: int, strategy: CompactionStrategy, older: Sequence[Message]) -> Compacted:
         """Have older turns summarised. That this failed is recorded like a summary, so that it stays so."""

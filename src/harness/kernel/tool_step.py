@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 
 import msgspec
 
-from harness.errors import ReplayConsistencyError, StepRejected
+from harness.errors import ApprovalRequired, ReplayConsistencyError, StepRejected
 from harness.kernel import matching, records, replay
 from harness.kernel.records import Reason, Recorded, StepEnded, StepStarted
 from harness.kernel.results import StepToolResult, decoded
@@ -60,7 +60,7 @@ class ToolSteps:
                 )  # fmt: skip
                 ask.take(canonical_arguments(prepared))
             except Exception as error:
-                await self._refuse(run, ask, "middleware", error)
+                await self._refuse(run, ask, "approval" if isinstance(error, ApprovalRequired) else "middleware", error)
                 raise
         if self._stack.scrubbing is not None:
             given = ask.arguments_json
