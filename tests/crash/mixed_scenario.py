@@ -21,7 +21,7 @@ import harness.ledger.inspection
 import harness.people.questions  # noqa: F401 - what is loaded when needed is loaded here, before the forks
 from harness import AutonomousAgent, Kernel, ModelInput, TenantContext
 from harness.agents import SubAgent
-from harness.errors import ApprovalRequired, RunExists
+from harness.errors import ApprovalRequired, RunExists, RunNotActive
 from harness.kernel import Message, ModelRequest, ModelResult, ToolCall, ToolExecutionContext, Usage
 from harness.kernel.history import tell
 from harness.ledger import SQLiteStore
@@ -157,7 +157,7 @@ class Script:
         while True:
             try:
                 result = await agent.run(run_id=AGENT, tenant=TENANT, model="m", system_prompt="lead", prompt="double and note")
-            except ApprovalRequired:
+            except (ApprovalRequired, RunNotActive):  # nobody has answered, or let it go on after the answer
                 await self.person()
                 continue
             assert result.completed, result
@@ -226,6 +226,7 @@ async def resume(folder: Path) -> None:
             active = await kernel.list_active_runs()
         new = tally.lines()[len(before) :]
         wrong = [f"was finished and ran again: {line}" for line in new if _named(line) in ended]
+        wrong += [f"was run and has no recorded end: {line}" for line in {*map(_named, tally.lines())} - await finished(store)]
         wrong += _effects(tally.lines())
         wrong += [f"{run.run_id} is still {run.status}" for run in active if "::fork::" not in run.run_id]
         verified = await store.verify()
