@@ -1,4 +1,4 @@
-"""`python -m benchmarks [ledger work kernel recovery …] [--json]`: run suites and print their figures."""
+"""`python -m benchmarks [ledger work kernel recovery postgres …] [--json]`: run suites and print their figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import import_module
 
 from benchmarks.measure import Figures
 
-SUITES = ("ledger", "work", "kernel", "recovery")
+SUITES = ("ledger", "work", "kernel", "recovery", "postgres")
 
 
 def main() -> None:
