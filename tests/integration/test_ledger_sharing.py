@@ -460,3 +460,43 @@ async def test_a_follower_with_much_to_read_lets_others_run(store: Store) -> Non
         await events.aclose()
         group.cancel_scope.cancel()
     await store.close()
+
+
+async def test_where_a_stream_is_is_sure_only_while_nobody_else_wrote(tmp_path: Path) -> None:
+    """What this store wrote last is known without a query, until another one has been inside the gate."""
+    path = tmp_path / "h.db"
+    async with SQLiteStore(path) as one, SQLiteStore(path) as two:
+        assert one.surely_at("item/a") is None
+        await one.append(note("item/a"))
+        await one.append(note("item/a"))
+        assert one.surely_at("item/a") == 2
+        await two.append(note("item/b"))
+        assert one.surely_at("item/a") is None
+        await one.append(note("item/c"))
+        assert one.surely_at("item/a") is None
+        await one.append(note("item/a"))
+        assert one.surely_at("item/a") == 3
+
+
+async def test_a_kept_submission_cannot_be_cancelled_while_somebody_waits(tmp_path: Path) -> None:
+    """Whoever waits for it is cancelled after it is written, and its result is not lost."""
+    async with SQLiteStore(tmp_path / "h.db") as store:
+        gate = Gate(store.path)
+        gate.enter()
+        future = store.submit(note("item/a"))
+        future.keep()  # type: ignore[attr-defined]
+
+        async def wait() -> None:
+            await future
+
+        waiter = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        waiter.cancel()
+        await asyncio.sleep(0)
+        assert not waiter.done()
+        gate.leave()
+
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(waiter, 30)
+        assert (await future).last.seq == 1
+        gate.close()
