@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli import ledger_runs
 from harness.cli.app import App
 from harness.cli.opening import execute, reading, settings_of, writing
 from harness.cli.options import Home, Json
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from harness.ledger import Event, Store, Verification, View
 
-app = App("Verify, read, seal, export and import the record.")
+app = App("Verify, read, seal, export and import the record; replay, fork and compare runs.")
 
 Stream = Annotated[str, typer.Argument(metavar="STREAM", help="A stream's name, such as item/4711.", show_default=False)]
 
@@ -339,3 +340,7 @@ def known_views() -> list[View]:
     from harness.work import ITEM_VIEW
 
     return [ITEM_VIEW, QUESTIONS_VIEW, ENVELOPE_VIEW, RUNS_VIEW]
+
+
+for command in ledger_runs.COMMANDS:
+    app.command()(command)
