@@ -161,7 +161,7 @@ class AutonomousAgent:
         )  # fmt: skip
         present = PRESENT_MODEL.set(model)
         try:
-            with self.kernel.scope(self.name):
+            with self.kernel.scope(self.name), self.kernel.agent_span(self.name, run_id):
                 opening = await self._opening(steps, system_prompt, prompt)
                 result = await _Progress(steps, opening, self._compaction, self._at_once).work(max_iterations)
         finally:

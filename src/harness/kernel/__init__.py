@@ -34,10 +34,12 @@ if TYPE_CHECKING:
         StepToolResult,
     )
     from harness.kernel.rewording import PromptChange
+    from harness.kernel.schema_tools import SchemaTool, ToolPolicy
     from harness.kernel.sessions import Session
     from harness.kernel.streaming import ModelStream, TextDelta
     from harness.kernel.tenant import TenantContext
     from harness.kernel.tools import Probed, Tool, ToolExecutionContext, ToolRegistry
+    from harness.kernel.tracing import Tracing
     from harness.kernel.workflow.context import WorkflowContext
     from harness.kernel.workflow.results import RetryPolicy, Timer, WorkflowResult
 
@@ -65,6 +67,7 @@ _HOME = {
     "RunHandle": "results",
     "RunProgress": "insight_results",
     "RunStatus": "results",
+    "SchemaTool": "schema_tools",
     "ScriptedModelPort": "ports",
     "Session": "sessions",
     "StepDiff": "diffing",
@@ -79,7 +82,9 @@ _HOME = {
     "ToolCall": "ports",
     "ToolDefinition": "ports",
     "ToolExecutionContext": "tools",
+    "ToolPolicy": "schema_tools",
     "ToolRegistry": "tools",
+    "Tracing": "tracing",
     "Usage": "ports",
     "WorkflowContext": "workflow.context",
     "WorkflowResult": "workflow.results",
@@ -109,6 +114,7 @@ __all__ = [
     "RunHandle",
     "RunProgress",
     "RunStatus",
+    "SchemaTool",
     "ScriptedModelPort",
     "Session",
     "StepDiff",
@@ -123,7 +129,9 @@ __all__ = [
     "ToolCall",
     "ToolDefinition",
     "ToolExecutionContext",
+    "ToolPolicy",
     "ToolRegistry",
+    "Tracing",
     "Usage",
     "WorkflowContext",
     "WorkflowResult",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -44,6 +45,7 @@ from harness.ledger import Store
 
 if TYPE_CHECKING:
     from harness.kernel.streaming import Sink
+    from harness.kernel.tracing import Tracing
     from harness.people import Questions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,6 +73,7 @@ class Kernel(
         tool_port: Any = None,
         middleware: Iterable[Any] | None = None,
         policy: KernelPolicy | None = None,
+        tracing: Tracing | bool | None = None,
     ) -> None:
         check_parts(store, model_port, tool_port, policy, KernelPolicy)
         self._store = store
@@ -94,6 +97,7 @@ class Kernel(
         self._forks = Forks(store, self._steps)
         self._people: Questions | None = None
         self._guard(calls, stack)
+        self._tracing = self._traced(tracing, calls)
         self._closed = False
 
     def _guard(self, calls: ToolCalls, stack: Stack) -> None:
@@ -105,6 +109,17 @@ class Kernel(
 
             critics = Critics(self._model_steps, self._tool_steps)
             calls.safety = Safety(stack.policy, self._steps, self._lifecycle, self._questions, critics)
+
+    def _traced(self, tracing: Tracing | bool | None, calls: ToolCalls) -> Tracing | None:
+        """Have real calls traced, if that is wanted; otherwise nothing of it is even loaded."""
+        if tracing is False or (tracing is None and "opentelemetry.trace" not in sys.modules):
+            return None
+        from harness.kernel.tracing import tracing_of
+
+        found = tracing_of(tracing)
+        if found is not None:
+            found.watch(self._caller, calls)
+        return found
 
     def _questions(self) -> Questions:
         if self._people is None:
@@ -135,6 +150,10 @@ class Kernel(
     def scope(self, name: str) -> contextlib.AbstractContextManager[tuple[str, ...]]:
         """Steps called inside have their own keys and are counted by themselves. Scopes nest, also over tasks."""
         return step_scope(name)
+
+    def agent_span(self, name: str, run_id: str) -> contextlib.AbstractContextManager[None]:
+        """What is called inside is traced as the work of this agent; nothing without tracing."""
+        return contextlib.nullcontext() if self._tracing is None else self._tracing.agent(name, run_id)
 
     # Model steps
 

@@ -92,7 +92,8 @@ class HarnessDurability(BaseDurabilityCapability[AgentDepsT]):
         )
         token = runs.current().set(run)
         try:
-            yield run
+            with self._kernel.agent_span(self.name or "agent", run_id):
+                yield run
         finally:
             runs.current().reset(token)
         if finish and (await self._kernel.get_run_status(run_id=run.run_id)).active:
