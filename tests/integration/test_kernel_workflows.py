@@ -749,6 +749,29 @@ async def test_cancelling_a_parent_cancels_a_child_at_work(kernel: Kernel, store
     assert (await kernel.get_run_status(run_id=f"{RUN}::kid")).status == "cancelled"
 
 
+async def test_personal_data_stays_out_of_the_ledger(store: Store) -> None:
+    """Results, failures and reasons of a workflow are scrubbed like those of tools, also on the first pass."""
+    from harness.middleware import PIIScrubberMiddleware
+
+    action = Calls({"to": "ann@example.com"}, ValueError("no ann@example.com"))
+
+    async def workflow(ctx: WorkflowContext) -> Any:
+        sent = await ctx.step(name="send", action=action)
+        try:
+            await ctx.step(name="again", action=action, retry=RetryPolicy(max_attempts=2, base_seconds=0))
+        except StepFailed:
+            await ctx.pause("ask ann@example.com?", context={"who": "ann@example.com"})
+        return sent
+
+    async with Kernel(store=store, middleware=[PIIScrubberMiddleware()]) as kernel:
+        await run(kernel, workflow)
+        await kernel.resume(run_id=RUN, human_input="write to ann@example.com")
+        result = await run(kernel, workflow)
+
+    assert "ann@" not in str(result)
+    assert all(b"ann@" not in (event.data or b"") for event in await store.read(f"run/{RUN}"))
+
+
 # Who calls
 
 

@@ -46,7 +46,7 @@ class InsightMethods(Face):
         return await self._insight.explain(run_id, self._questions(), limit)
 
     async def checkpoint(
-        self, *, run_id: str, tenant: TenantContext, name: str, payload: Any = None, step_key: str | None = None
+        self, *, run_id: str, tenant: TenantContext, name: str = "checkpoint", payload: Any = None, step_key: str | None = None
     ) -> int:
         """Mark a place that the run has reached; gives the event's sequence.
 

@@ -201,7 +201,7 @@ class _Execution:
             raise
         announced = announcement.close()
         try:
-            data = ask.dump(value)
+            data = await self._scrubbed(ask.dump(value))
             restored = ask.restore(data)
         except Exception as error:  # the result cannot be recorded, however often the action is repeated
             raise await self._failed(announced, error, final=True) from error
@@ -231,18 +231,27 @@ class _Execution:
     async def _failed(self, announced: bool, error: Exception, *, final: bool) -> Exception:
         """Record a failure. Gives what to raise for it."""
         ask = self._ask
+        message = await self._told(error)
         more = self._attempt < ask.retry.max_attempts or (ask.retry.retry_failed and self._fresh and ask.retry.max_attempts > 1)
         if more and not final and not ask.retry.is_final(error):
             due = self._steps.store.clock.now_us() + round(ask.retry.wait_seconds(self._attempt) * 1_000_000)
-            retried = records.StepRetried(attempt=self._attempt, error=type(error).__name__, message=str(error), next_at_us=due)
+            retried = records.StepRetried(attempt=self._attempt, error=type(error).__name__, message=message, next_at_us=due)
             started = () if announced else (self._draft(records.STEP_STARTED, self._started),)
             await self._write(announced, *started, self._draft(records.STEP_RETRIED, retried))
             return _Again(due)
-        ended = self._ended(announced, error=type(error).__name__, message=str(error))
+        ended = self._ended(announced, error=type(error).__name__, message=message)
         await self._end(announced, records.STEP_FAILED, ended)
-        return StepFailed(replay.failure_text(ask.name, type(error).__name__, str(error)))
+        return StepFailed(replay.failure_text(ask.name, type(error).__name__, message))
 
     # What is written
+
+    async def _scrubbed(self, data: bytes) -> bytes:
+        scrubbing = self._steps.scrubbing
+        return data if scrubbing is None else await scrubbing.json(self._run.tenant_id, data)
+
+    async def _told(self, error: Exception) -> str:
+        scrubbing = self._steps.scrubbing
+        return str(error) if scrubbing is None else await scrubbing.text(self._run.tenant_id, str(error))
 
     def _draft(self, type_: str, payload: records.Record) -> Draft:
         return self._steps.draft(self._run, type_, payload, self._ask.step, self._ask.parent)

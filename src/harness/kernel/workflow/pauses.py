@@ -75,6 +75,8 @@ class Pauses:
         """The pause and the step that waits for its end, in one append."""
         store = self._steps.store
         paused = RunChanged(reason=reason, by=store.actor, context=context)
+        if self._steps.scrubbing is not None:
+            paused = await self._steps.scrubbing.changed(run.tenant_id, paused)
         started = StepStarted(kind="pause", name="pause")
         for _ in range(_RETRIES):
             status = await store.latest(run.stream, records.STATUS_KEY)
