@@ -75,6 +75,17 @@ async def test_calls_of_a_tree_are_counted_together(store: Store) -> None:
     assert (last.type, last.payload["reason"]) == ("step.rejected", "budget")
 
 
+async def test_a_fork_shares_the_quota_of_its_tree(store: Store) -> None:
+    """Forking a run makes no room."""
+    async with kernel_of(store, Quota(calls=2)) as kernel:
+        await kernel.start_run(tenant=TENANT, run_id="root")
+        first = await ask(kernel, "root", step_key="a")
+        fork = await kernel.fork_run(run_id="root", at_seq=first.seq)
+        await ask(kernel, fork.run_id, step_key="b")
+        with pytest.raises(BudgetExceeded, match="the tree of run 'root'"):
+            await ask(kernel, fork.run_id, step_key="c")
+
+
 async def test_what_a_call_did_not_use_is_given_back(store: Store) -> None:
     """Eleven tokens are reserved and seven used, so the third call fits, and the fourth does not."""
     async with kernel_of(store, Quota(tokens=27, usd=1)) as kernel:

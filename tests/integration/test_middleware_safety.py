@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -178,6 +181,66 @@ async def test_an_effect_happens_once_for_the_tenant(store: Store) -> None:
 
         assert bank.paid == [5, 6, 7]
         assert sum(isinstance(each, PolicyDenied) for each in told) == 9
+
+
+async def test_a_failed_effect_that_another_run_had_is_not_retried(store: Store) -> None:
+    """Who retries a failed step needs the effect's key anew; a rejection by the tool itself gives it back as well."""
+    async with Bank(store, ToolPolicy(once_by=["to"], limits=[CallLimit(calls=3)])) as bank:
+        await bank.kernel.start_run(tenant=TENANT, run_id="s")
+
+        async def retry() -> Any:
+            return await bank.kernel.step_tool(
+                run_id="r", tenant=TENANT, tool_name="pay", arguments={"amount": 5, "to": "bob"}, step_key="a",
+                retry_failed_step=True,
+            )  # fmt: skip
+
+        bank.fails = True
+        for _ in range(2):
+            with pytest.raises(StepFailed):
+                await retry()
+        bank.fails = False
+        await bank.pay(5, run="s", to="bob")
+        with pytest.raises(PolicyDenied, match="the same to was done, or is being done, by run/s"):
+            await retry()
+
+        assert bank.paid == [5]
+        assert await store.reserved("policy/t/pay/run/r/calls") == 2
+
+
+async def test_a_killed_effect_keeps_its_key(tmp_path: Path) -> None:
+    """kill -9 in the middle: nobody else gets the effect while nobody knows whether it happened."""
+    killed = subprocess.run([sys.executable, "-c", PAYS_AND_DIES, str(tmp_path / "k.db")], timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    async with SQLiteStore(tmp_path / "k.db", actor=ANN) as store, Bank(store, ToolPolicy(once_by=["to"])) as bank:
+        await bank.kernel.start_run(tenant=TENANT, run_id="s")
+        with pytest.raises(PolicyDenied, match="or is being done, by run/r"):
+            await bank.pay(5, run="s", to="bob", key="a")
+        await bank.kernel.reconcile_tool(run_id="r", tenant=TENANT, tool_name="pay", step_key="a", outcome="failed")
+        await bank.pay(5, run="s", to="bob", key="a")
+
+        assert bank.paid == [5]
+        assert await store.verify()
+
+
+PAYS_AND_DIES = """
+import asyncio, os, signal, sys
+from harness import Kernel, SQLiteStore, TenantContext
+from harness.middleware import SafetyPolicyMiddleware, ToolPolicy
+
+async def main():
+    policy = SafetyPolicyMiddleware({"pay": ToolPolicy(once_by=["to"])})
+    kernel = Kernel(store=SQLiteStore(sys.argv[1]), middleware=[policy])
+
+    @kernel.tool(side_effect=True)
+    async def pay(amount: float, to: str = "ann", reason: str = "") -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    tenant = TenantContext(tenant_id="t")
+    await kernel.start_run(tenant=tenant, run_id="r")
+    await kernel.step_tool(run_id="r", tenant=tenant, tool_name="pay", arguments={"amount": 5, "to": "bob"}, step_key="a")
+
+asyncio.run(main())
+"""
 
 
 async def test_a_decision_made_before_a_crash_is_not_made_twice(store: Store) -> None:

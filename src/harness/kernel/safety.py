@@ -91,15 +91,14 @@ class Safety:
         if policy is None:
             return
         digest = digest_of((run.tenant_id, tool.name, tool.version, ask.arguments_json.decode()))
-        before = await self._decision(run, ask.step)
-        if before is not None and before.decision == "allowed" and before.digest == digest:
-            return
+        event = await self._steps.store.latest(run.stream, f"policy::{ask.step}")
+        before = None if event is None or event.erased else event.load(PolicyDecided)
+        if event is not None and before is not None and before.decision == "allowed" and before.digest == digest:
+            entry = run.steps.get(ask.step)
+            if entry is None or not entry.ended or entry.seq < event.seq:  # it was decided for the attempt that is to come
+                return
         call = _Call(self, run, ask, tool, policy, digest, _decode(arguments_json), before)
         await call.decide()
-
-    async def _decision(self, run: RunState, step: str) -> PolicyDecided | None:
-        event = await self._steps.store.latest(run.stream, f"policy::{step}")
-        return None if event is None or event.erased else event.load(PolicyDecided)
 
     async def intent(self, run: RunState, tool_name: str) -> str | None:
         """The reason that was declared for a tool in this run last."""
@@ -125,17 +124,19 @@ class Safety:
         return None
 
     async def spent(self, run: RunState, step: str, error: KeyTaken) -> bool | None:
-        """Whether the holder of an effect's key has had it. None: it is this very step."""
+        """Whether the holder of an effect's key has had it, or may still. None: it is this very step, before its end."""
         store = self._steps.store
         event = await store.event(error.stream, error.seq)
         if event is None or event.erased:
             return True
         holder = event.load(PolicyDecided).step
-        if error.stream == run.stream and holder == step:
-            return None
+        own = error.stream == run.stream and holder == step
         ended = await store.latest(error.stream, holder)
-        if ended is not None:
-            return ended.type not in (records.STEP_FAILED, records.STEP_REJECTED)
+        if ended is not None and ended.seq > error.seq:
+            failed = ended.type in (records.STEP_FAILED, records.STEP_REJECTED)
+            return False if failed else None if own else True
+        if own:
+            return None
         status = await store.latest(error.stream, records.STATUS_KEY)
         return status is None or STATUS_OF.get(status.type, "active") not in FINAL
 
