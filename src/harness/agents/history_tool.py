@@ -107,4 +107,6 @@ def _text(raw: Any) -> str:
 
 
 def _shown(text: str) -> str:
-    return cleaned(text[: 8 * _SHOWN_CHARACTERS], limit=_SHOWN_CHARACTERS)
+    """The beginning of a text. Secrets are looked for in more than is shown, so that none is cut in two and not seen."""
+    text = cleaned(text[: 8 * _SHOWN_CHARACTERS])
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
