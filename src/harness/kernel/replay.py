@@ -22,7 +22,7 @@ from harness.errors import (
 from harness.kernel import records
 from harness.kernel.records import Kind, StepEnded
 from harness.kernel.runs import Entry, RunState, stream_of
-from harness.ledger import Chain, Event, Store, lineage
+from harness.ledger import Chain, Event, Head, Store, lineage
 
 _PAGE = 1000
 
@@ -52,7 +52,20 @@ async def load(store: Store, run_id: str) -> RunState:
         raise NotFound(f"no run {run_id!r} in {store.location}; start it with start_run")
     run = await inherited(store, run_id)
     await _fold(store, run, head.seq, head.hash)
+    await _check_listed(store, run, head)
     return run
+
+
+async def _check_listed(store: Store, run: RunState, head: Head) -> None:
+    """Raise `Unproven` if the events are not those that the list of streams knows: their tail was cut, or written anew."""
+    if head.seq < head.listed:
+        message = f"run {run.run_id!r} does not verify: events {head.seq + 1} to {head.listed} were cut off"
+        raise Unproven(message, stream=run.stream, seq=head.seq + 1, kind="truncated")
+    if head.listed:
+        event = await store.event(run.stream, head.listed)
+        if event is None or event.hash != head.listed_hash:
+            message = f"run {run.run_id!r} does not verify at {head.listed}: it is not the event that the list of streams knows"
+            raise Unproven(message, stream=run.stream, seq=head.listed, kind="rewritten")
 
 
 async def prefix(store: Store, run_id: str, at: Event) -> RunState:

@@ -38,7 +38,7 @@ _COLUMNS = """e.position, s.name, e.seq, e.type, e.ts, e.actor, e.tenant, e.pare
     CAST(e.data AS BLOB), e.salt, e.digest, e.prev, e.hash"""
 _EVENTS = f"SELECT {_COLUMNS} FROM events e JOIN streams s ON s.id = e.stream"
 _OWN_EVENTS = f"SELECT {_COLUMNS.replace('s.name', '?1')} FROM events e"  # of one stream, named by the first value
-_HEADS = """SELECT s.name, e.seq, e.hash, e.position, e.ts FROM streams s
+_HEADS = """SELECT s.name, e.seq, e.hash, e.position, e.ts, s.seq, s.hash FROM streams s
     JOIN events e ON e.stream = s.id AND e.seq = (SELECT max(seq) FROM events WHERE stream = s.id)"""
 _PAGE = 500
 _NEAR = 5000  # so many positions are scanned rather than looked up by stream
@@ -388,8 +388,8 @@ class SQLiteStore:
 
 
 def _head(row: Sequence[Any]) -> Head:
-    name, seq, hash_, position, ts = row
-    return Head(stream=name, seq=seq, hash=hash_, position=position, ts=ts)  # type: ignore[arg-type]
+    name, seq, hash_, position, ts, listed, listed_hash = row
+    return Head(stream=name, seq=seq, hash=hash_, position=position, ts=ts, listed=listed, listed_hash=listed_hash)  # type: ignore[arg-type]
 
 
 def _span(prefix: str) -> tuple[str, str]:

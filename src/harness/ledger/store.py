@@ -29,6 +29,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     hash: bytes
     position: int
     ts: int
+    listed: int = 0  # where the stream was at least, as is noted apart from its events: one that ends before that was cut
+    listed_hash: bytes = b""  # of that event
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
