@@ -915,3 +915,25 @@ async def test_a_workflow_inside_itself_is_refused(kernel: Kernel) -> None:
         await run(kernel, workflow)
     with pytest.raises(UsageError, match="cannot pause inside of an action"):
         await run(kernel, pausing)
+
+
+async def test_a_fork_in_the_middle_of_a_pause_asks_its_own_question(kernel: Kernel, clock: VirtualClock) -> None:
+    """What was recorded before the fork is not done again; each run waits for its own answer."""
+    action = Calls("a")
+
+    async def workflow(ctx: WorkflowContext) -> Any:
+        return [await ctx.step(name="a", action=action), await ctx.pause("well?"), await ctx.sleep(10)]
+
+    await run(kernel, workflow)
+    await kernel.fork_run(run_id=RUN, at_seq=(await kernel.get_run_status(run_id=RUN)).last_seq, new_run_id="fork")
+    assert (await run(kernel, workflow, "fork")).status == "paused"
+    outputs: list[Any] = []
+    for run_id in (RUN, "fork"):
+        await kernel.resume(run_id=run_id, human_input=run_id)
+        await run(kernel, workflow, run_id, longest_sleep_seconds=0)
+    clock.advance(10)
+    for run_id in (RUN, "fork"):
+        outputs.append((await run(kernel, workflow, run_id)).output)
+
+    assert outputs == [["a", RUN, None], ["a", "fork", None]]
+    assert action.count == 1
