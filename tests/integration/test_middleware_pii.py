@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -153,6 +154,29 @@ async def test_what_other_middleware_puts_in_is_scrubbed_too(store: Store) -> No
 
     assert port.last is not None
     assert port.last.prompt.startswith("hello -- <EMAIL_")
+
+
+async def test_a_long_text_holds_nobody_up(store: Store) -> None:
+    """It is looked at beside the event loop, which goes on meanwhile; what is in it is found all the same."""
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    async with Kernel(store=store, middleware=[PIIScrubberMiddleware()]) as kernel, asyncio.TaskGroup() as group:
+        await kernel.start_run(tenant=TENANT, run_id=RUN)
+        ticking = group.create_task(tick())
+        await kernel.set_artifact(run_id=RUN, tenant=TENANT, key="k", value="word 12 " * 100_000 + ANN)
+        found = ticks
+        ticking.cancel()
+        artifact = await kernel.get_artifact(run_id=RUN, key="k")
+
+    assert found >= 5
+    assert ANN not in artifact
+    assert artifact.startswith("word 12 word")
 
 
 async def test_tenants_have_different_placeholders_and_a_given_key_needs_no_event(store: Store) -> None:

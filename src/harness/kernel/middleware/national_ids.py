@@ -180,12 +180,19 @@ _RULES = (
 )
 
 
+_DIGITS = re.compile(r"(?:\d[^\d\n]{0,3}){4}")
+
+
 class NationalIdDetector:
     """Numbers of the United States, Germany, France, Spain, Italy, the Netherlands, the United Kingdom, Poland, Brazil,
     Sweden, Finland, Belgium, Switzerland, China and India."""
 
     def find(self, text: str) -> Iterator[Finding]:
+        if not _DIGITS.search(text):  # each of these has some near each other
+            return
         for rule in _RULES:
+            if rule.near is not None and not rule.near.search(text):
+                continue
             for match in rule.form.finditer(text):
                 if rule.near is not None and not rule.near.search(text, max(0, match.start() - _NEAR), match.start()):
                     continue

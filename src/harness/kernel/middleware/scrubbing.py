@@ -19,6 +19,7 @@ from harness.kernel.middleware.detectors import Detector
 from harness.kernel.middleware.placeholders import NoKeyYet, Scrubber, placeholders_in
 from harness.kernel.ports import Message, Native, ToolCall
 from harness.kernel.records import Answer, Recorded, RunChanged, raw
+from harness.kernel.threads import in_thread
 from harness.ledger import Draft, Store, Unique, Write
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ E = TypeVar("E", bound=Recorded)
 
 KEYED = "scrub.keyed"
 _KEY = "scrub-key"
+_MANY = 100_000  # characters take so long to look at that others should not wait for it
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -57,13 +59,18 @@ class Scrubbing:
             scrubber = self._scrubbers[tenant_id] = Scrubber(self._detectors, allow=self._allow, key=key)
         return scrubber
 
-    async def _with(self, tenant_id: str, scrub: Callable[[Scrubber], T]) -> T:
+    async def _with(self, tenant_id: str, size: int, scrub: Callable[[Scrubber], T]) -> T:
+        """What `scrub` gives; `size` is about how many characters it has to look at."""
         scrubber = self._scrubber(tenant_id)
+
+        async def once() -> T:
+            return scrub(scrubber) if size < _MANY else await in_thread(lambda: scrub(scrubber))
+
         try:
-            return scrub(scrubber)
+            return await once()
         except NoKeyYet:
             scrubber.key = await self._key(tenant_id)
-            return scrub(scrubber)
+            return await once()
 
     async def _key(self, tenant_id: str) -> bytes:
         """The tenant's key; made if there is none."""
@@ -86,23 +93,25 @@ class Scrubbing:
 
     async def text(self, tenant_id: str, text: str) -> str:
         """A text as it may be recorded."""
-        return await self._with(tenant_id, lambda scrubber: scrubber.text(text))
+        return await self._with(tenant_id, len(text), lambda scrubber: scrubber.text(text))
 
     async def json(self, tenant_id: str, data: bytes) -> bytes:
         """JSON text as it may be recorded: the same bytes, or canonical ones with placeholders."""
-        return await self._with(tenant_id, lambda scrubber: scrubber.json(data))
+        return await self._with(tenant_id, len(data), lambda scrubber: scrubber.json(data))
 
     async def value(self, tenant_id: str, value: Any) -> Any:
         """A JSON value as it may be recorded."""
-        return await self._with(tenant_id, lambda scrubber: scrubber.value(value))
+        return await self._with(tenant_id, 0, lambda scrubber: scrubber.value(value))
 
     async def messages(self, tenant_id: str, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         """A conversation as a model may see it."""
-        return await self._with(tenant_id, lambda scrubber: tuple(_message(scrubber, each) for each in messages))
+        size = sum(len(message.text) for message in messages)
+        return await self._with(tenant_id, size, lambda scrubber: tuple(_message(scrubber, each) for each in messages))
 
     async def answer(self, tenant_id: str, answer: Answer) -> Answer:
         """A model's answer as it may be recorded."""
-        return await self._with(tenant_id, lambda scrubber: _answer(scrubber, answer))
+        size = len(answer.text) + len(bytes(answer.output))
+        return await self._with(tenant_id, size, lambda scrubber: _answer(scrubber, answer))
 
     async def ended(self, tenant_id: str, ended: E) -> E:
         """The end of a tool step as it may be recorded."""
