@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from harness.agents import AutonomousAgent
+from harness.agents import AutonomousAgent, CompactionStrategy, SubAgent
 from harness.errors import ModelUnavailable
 from harness.kernel import Kernel, KernelPolicy, TenantContext, ToolRegistry
 from harness.kernel.ports import ModelCallOptions
@@ -101,3 +101,44 @@ async def test_a_provider_that_fails_is_the_callers_to_handle_and_can_be_asked_a
         await bench.close()
 
     assert result.output == "Done."
+
+
+async def test_a_provider_plays_an_agent_its_sub_agent_and_its_summariser(
+    kind: str, fake_api: Callable[[dict[str, Any]], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands in a conversation after a compaction is a conversation that each provider accepts."""
+    turns = [
+        {"thinking": "hm", "text": "I ask.", "tool": "reader", "input": {"task": "Read the log."}},
+        {"tool": "read_log", "input": {"service": "db"}},
+        {"text": "It was killed."},
+        {"tool": "read_log", "input": {"service": "cache"}},
+        {"tool": "read_log", "input": {"service": "web"}},
+        {"text": "So far: the database was killed."},
+        {"text": "Somebody kills services."},
+    ]
+    tools = ToolRegistry()
+
+    @tools.tool
+    async def read_log(service: str) -> str:
+        """Read the log of a service."""
+        return f"{service}: killed " + "x" * 2_000
+
+    with fake_api({"turns": turns}) as api:
+        bench = kernel(kind, api.url, monkeypatch, MemoryStore())
+        agent = AutonomousAgent(
+            bench, tools=tools, model_options=ModelCallOptions(timeout=30),
+            compaction=CompactionStrategy(trigger_at_tokens=300, keep_recent_tokens=0),
+            subagents=[SubAgent(name="reader", description="Reads.", system_prompt="Read.", tools=tools)],
+        )  # fmt: skip
+        fields: dict[str, Any] = {"tenant": TENANT, "model": "default", "system_prompt": "Find out.", "prompt": "Why?"}
+        result = await agent.run(run_id="r", **fields)
+        again = await agent.run(run_id="r", **fields)
+        await bench.close()
+
+    assert result.output == "Somebody kills services."
+    assert result.compactions == 1
+    assert "So far: the database was killed." in result.messages[2].text
+    assert result.subagent_usage.input_tokens == 200
+    assert result.usage.input_tokens == 500
+    assert again == result
+    assert len(api.requests) == len(turns)
