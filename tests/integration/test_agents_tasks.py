@@ -291,6 +291,30 @@ async def test_a_parent_that_is_gone_on_with_gets_the_same_session_of_its_child(
     assert states(await manager.run("boss")) == {"ingest": "done", "transform": "pending", "validate": "pending"}
 
 
+async def test_a_parent_may_drive_its_child_session_after_session(kernel: Kernel) -> None:
+    """And when it goes on after a cancellation, each call gives what it gave, and the child goes on from there."""
+    seen: list[list[int]] = []
+
+    class Driving(SupervisorHarness):
+        async def step(self, *, context: HarnessContext) -> list[int]:
+            seen.append([])
+            for call in range(4):
+                units = await self.run_child(harness=Pipeline(self.kernel), run_id="child")
+                seen[-1].append(list(states(units).values()).count("done"))
+                if call == 1 and not context.resumed:
+                    raise asyncio.CancelledError
+            return seen[-1]
+
+    driving = Driving(kernel, TENANT)
+    with pytest.raises(asyncio.CancelledError):
+        await driving.run("boss")
+
+    assert await driving.run("boss") == [1, 2, 3, 3]
+    assert seen == [[1, 2], [1, 2, 3, 3]]
+    ends = [event for event in await kernel.get_events(run_id="child") if event.type == "session.ended"]
+    assert [end.payload["number"] for end in ends] == [1, 2, 3]
+
+
 async def test_a_childs_failure_is_the_parents_to_handle(kernel: Kernel) -> None:
     """Caught, the parent's session goes on."""
 

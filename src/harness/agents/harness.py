@@ -103,7 +103,8 @@ class BaseHarness(HarnessSteps, Generic[T]):
             await self._check_active(context)
             with at_work(Pass(self, context)) as before:
                 before.prepared = await self._prepare(context)
-                if (at_rest := await self._at_rest(before, finish=finish)) is not None:
+                again = link is not None and await self._kernel.has_completed_session(run_id=run_id, cause=link.cause)
+                if not again and (at_rest := await self._at_rest(before, finish=finish)) is not None:
                     return at_rest
             cause = link.cause if link else ""
             async with self._kernel.session(

@@ -45,9 +45,9 @@ class IncrementalTaskHarness(BaseHarness[tuple[TaskUnit, ...]]):
         place = pass_of(self)
         if place is None or place.session is None:
             raise UsageError(f"{type(self).__name__}.step belongs into a session; call run(run_id)")
-        recorded = await self.get_task_progress()
         if place.session.replays:
-            return recorded
+            return from_summary(place.session.summaries.get(TASK_PROGRESS), context.run_id)
+        recorded = await self.get_task_progress()
         units = merged(recorded, _definition(place))
         task = next_of(units)
         if task is None:

@@ -14,7 +14,7 @@ from harness.kernel.face import Face
 from harness.kernel.identity import session_scope
 from harness.kernel.runs import stream_of
 from harness.kernel.session_records import CHILD_LINKED, ChildLinked
-from harness.kernel.sessions import Session, as_recorded, session_of
+from harness.kernel.sessions import Session, as_recorded, completed_for, session_of
 from harness.kernel.tenant import TenantContext
 from harness.ledger import Draft, Unique, Write
 
@@ -39,6 +39,10 @@ class SessionMethods(Face):
         self._steps.check_tenant(run, tenant)
         async with session_of(self._steps, run, by=by, cause=cause, fresh=fresh) as session:
             yield session
+
+    async def has_completed_session(self, *, run_id: str, cause: str) -> bool:
+        """Whether a session was completed for this cause, so that asking again would replay it."""
+        return await completed_for(self._store, run_id, cause) is not None
 
     async def as_recorded(self, *, tenant: TenantContext, value: Any) -> Any:
         """The value as it would be recorded for this tenant: without personal data, if a middleware keeps that out."""

@@ -65,15 +65,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     initialized: bool = False
 
 
-def planned(newest: SessionRecord | None, type_: str, cause: str = "", *, fresh: bool = False) -> Plan:
-    """What the newest record, of this type, means for the next pass. `fresh` does not go on with what was cut short."""
+def planned(newest: SessionRecord | None, type_: str, over: int | None = None, *, fresh: bool = False) -> Plan:
+    """What the newest record, of this type, means for the next pass.
+
+    `over` is the session that was completed for the same cause. `fresh` does not go on with what was cut short.
+    """
+    if over is not None:
+        return Plan(number=over, replays=True, initialized=True)
     if newest is None:
         return Plan(number=1)
     retries = bool(newest.error)
     if type_ != SESSION_ENDED and not fresh:
         return Plan(number=newest.number, resumes=True, retries=retries, initialized=newest.initialized)
-    if cause and newest.cause == cause and newest.outcome == "completed":
-        return Plan(number=newest.number, replays=True, initialized=True)
     return Plan(number=newest.number + 1, retries=retries, initialized=newest.initialized)
 
 

@@ -33,6 +33,7 @@ from harness.ledger import Draft, Store, Unique
 
 _STOP_SECONDS = 5.0  # so long a cancelled pass may take to say that it was cancelled
 _MAX_MESSAGE_CHARACTERS = 2_000
+_MAX_AT_END = 20  # so many events the append has that ends a session, at most
 
 _here: ContextVar[tuple[str, ...]] = ContextVar("harness_sessions", default=())
 
@@ -53,6 +54,7 @@ class Session:
         self._by = by
         self._cause = cause
         self._plan = Plan(number=1)
+        self.summaries: dict[str, Any] = {}  # of a session that is replayed: what was recorded with its end
         self._last: dict[Outcome, dict[str, Any]] = {}
         self._open = False
 
@@ -85,7 +87,10 @@ class Session:
             if event is not None:
                 before = await _count(self._store, self._stream) if event.erased else 0
                 self.newest, type_ = record_of(event, before), event.type
-            self._plan = planned(self.newest, type_, self._cause, fresh=fresh)
+            over = await completed_for(self._store, self.run_id, self._cause)
+            if over is not None:
+                self.summaries = over.summaries
+            self._plan = planned(self.newest, type_, over and over.number, fresh=fresh)
             if self._plan.replays:
                 return None
             return self._draft(SESSION_RESUMED if self._plan.resumes else SESSION_STARTED, error=self._error_before())
@@ -112,6 +117,7 @@ class Session:
             return
         drafts = [await self._summary(type_, summary) for type_, summary in self._last.get(outcome, {}).items()]
         drafts.append(self._draft(SESSION_ENDED, outcome=outcome, error=await self._told(error)))
+        cause = [Unique(cause_key(self.run_id, self._cause))] if self._cause and outcome == "completed" else []
         while finish and (status := await self._store.latest(self._stream, STATUS_KEY)) is not None:
             if STATUS_OF[status.type] != "active":
                 break
@@ -120,10 +126,10 @@ class Session:
                 tenant=self._tenant_id, parent=status.ref,
             )  # fmt: skip
             with contextlib.suppress(KeyTaken):  # somebody changed the status just now
-                await self._lease.leave(*drafts, completed, guards=[Unique(f"run-status/{status.ref}")])
+                await self._lease.leave(*drafts, completed, guards=[*cause, Unique(f"run-status/{status.ref}")])
                 self._open, self.finished = False, True
                 return
-        await self._lease.leave(*drafts)
+        await self._lease.leave(*drafts, guards=cause)
         self._open = False
 
     async def stop(self, error: BaseException) -> None:
@@ -160,6 +166,33 @@ class Session:
             holder="" if type_ == SESSION_ENDED else self._lease.name, outcome=outcome, error=error[0], message=error[1],
         )  # fmt: skip
         return Draft(type=type_, payload=record, key=SESSION_KEY, tenant=self._tenant_id)
+
+
+class Over(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that was completed."""
+
+    number: int
+    summaries: dict[str, Any]
+
+
+def cause_key(run_id: str, cause: str) -> str:
+    """What the end of a session that was completed for this cause holds."""
+    return f"session-cause/{run_id}/{cause}"
+
+
+async def completed_for(store: Store, run_id: str, cause: str) -> Over | None:
+    """The session of a run that was completed for this cause; None if there is none."""
+    held = await store.holder_of(cause_key(run_id, cause)) if cause else None
+    if held is None:
+        return None
+    summaries: dict[str, Any] = {}
+    for event in await store.read(held[0], after=held[1] - 1, limit=_MAX_AT_END):
+        if event.type == SESSION_ENDED:
+            return Over(number=record_of(event, await _count(store, held[0])).number, summaries=summaries)
+        if event.type == SUMMARY_APPENDED and not event.erased:
+            appended = event.load(SummaryAppended)
+            summaries[appended.summary_type] = msgspec.json.decode(appended.summary)
+    return None
 
 
 async def _count(store: Store, stream: str) -> int:
