@@ -238,6 +238,24 @@ async def test_other_inputs_under_the_same_run_are_refused(store: Store) -> None
         await bench.run(prompt="Is it down?")
 
 
+async def test_other_inputs_may_go_on_in_a_fork(store: Store) -> None:
+    """Under `fork_on_drift` everything after the other question happens in the fork, and again the same."""
+    bench = Bench(store, call("note", text="x"), "It is up.", by_history=True)
+    before = await bench.run()
+    size = len(await bench.events())
+    agent = AutonomousAgent(bench.kernel, tools=bench.tools, replay_policy="fork_on_drift")
+
+    forked = await bench.run(agent=agent, prompt="Is it down?")
+    again = await bench.run(agent=agent, prompt="Is it down?")
+
+    assert forked.run_id.startswith("r::fork::")
+    assert (forked.output, bench.done) == ("It is up.", ["x", "x"])
+    assert again == forked
+    assert (await bench.kernel.get_run_status(run_id=forked.run_id)).status == "completed"
+    assert (await bench.events())[size:] == ["run.forked"]
+    assert await bench.run(agent=agent) == before
+
+
 async def test_a_provider_that_was_away_is_asked_again(store: Store) -> None:
     """A failure of the provider ends this attempt; the next one goes on from there and repeats nothing."""
     bench = Bench(store, call("note", text="x"), ModelUnavailable("away"), ModelUnavailable("still away"), "Done.")

@@ -8,6 +8,7 @@ being run again: every step that has ended is taken from the ledger, and the fir
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Collection, Sequence
 from enum import StrEnum
@@ -52,7 +53,7 @@ _OUTCOMES: dict[StopReason, Outcome] = {"max_tokens": Outcome.CUT_OFF, "refusal"
 class AgentResult(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent arrived at. `output` is None unless it completed."""
 
-    run_id: str
+    run_id: str  # that of a fork, if the replay policy let it go on in one
     outcome: Outcome
     output: Any = None  # an instance of `output_schema`, or the text where none was asked for
     text: str = ""  # the last that the model wrote
@@ -166,9 +167,9 @@ class AutonomousAgent:
                 result = await _Progress(steps, opening, self._compaction, self._at_once).work(max_iterations)
         finally:
             PRESENT_MODEL.reset(present)
-        if finish and (await self.kernel.get_run_status(run_id=run_id)).active:
+        if finish and (await self.kernel.get_run_status(run_id=result.run_id)).active:
             with contextlib.suppress(RunNotActive):  # somebody else was faster
-                await self.kernel.finish_run(run_id=run_id, tenant=tenant, reason=result.outcome)
+                await self.kernel.finish_run(run_id=result.run_id, tenant=tenant, reason=result.outcome)
         return result
 
     async def _opening(self, steps: AgentSteps, system_prompt: str, prompt: str) -> list[Message]:
@@ -238,6 +239,8 @@ class _Progress:
     def _heard(self, turn: int, answer: StepModelResult) -> bool:
         """Take the answer into the conversation. Gives whether it asks for tools."""
         self._unusable = 0
+        if answer.run_id != self.steps.run_id:  # asked with other inputs than were recorded, it goes on as a fork
+            self.steps = dataclasses.replace(self.steps, run_id=answer.run_id)
         self.usage = added(self.usage, answer.usage, answer.cost_usd)
         self._add(said(answer.message(), turn))
         return bool(answer.tool_calls)

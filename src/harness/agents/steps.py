@@ -161,7 +161,7 @@ class AgentSteps:
                 run_id=self.run_id, tenant=self.tenant, model=strategy.summarize_with_model or self.model,
                 input=ModelInput.from_messages(request(strategy, older)), step_key="summary",
                 parent_step_key=f"compaction-{number}", visible_tool_names=(), model_options=options,
-                replay_policy=self.replay_policy, tools=_NO_TOOLS,
+                replay_policy="strict" if self.replay_policy == "fork_on_drift" else self.replay_policy, tools=_NO_TOOLS,
             )  # fmt: skip
         except (ApprovalRequired, BudgetExceeded):
             raise
