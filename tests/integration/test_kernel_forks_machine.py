@@ -140,6 +140,16 @@ async def play(program: list[tuple[str, int, str, int]]) -> None:
         if action in ("step", "tool"):  # nobody else's run was written to
             assert others == {name: await store.head(f"run/{name}") for name in others}
     await kernel.close()
+    kernel = opened()
+    before = await store.tail()
+    for run in runs:
+        for kind, _, key in [name.partition("-") for name in run.answers]:
+            if kind == "model":
+                await step(kernel, port, run, key)
+            elif kind == "tool":
+                await tool(kernel, done, run, key)
+    assert await store.tail() == before  # all of it was replayed
+    await kernel.close()
     for run in runs:
         assert await store.verify_run_chain(run.name)
         forks = [event for event in await store.read(f"run/{run.name}") if event.type == "run.forked"]
