@@ -242,12 +242,29 @@ async def test_tools_get_values_back_only_where_that_is_wanted(store: Store) -> 
         token = await kernel.get_artifact(run_id=RUN, key="k")
         await use(kernel, "mail", {"to": token})
         await use(kernel, "search", {"to": token})
+        await use(kernel, "search", {"to": ANN})
         with pytest.raises(StepRejected, match="has not seen the value"):
             await use(kernel, "mail", {"to": "<EMAIL_0123456789ab>"})
         types = [event.type for event in await kernel.get_events(run_id=RUN)]
 
-    assert got == [f"mail {ANN}", f"search {token}"]
+    assert got == [f"mail {ANN}", f"search {token}", f"search {ANN}"]
     assert types[-1] == "step.rejected"
+
+
+async def test_a_refusal_is_recorded_without_what_it_quotes(store: Store) -> None:
+    """The exception may quote the value; the event does not."""
+
+    class Quotes:
+        def prepare_tool_request(self, *, arguments_json: str, **_: Any) -> str:
+            raise ValueError(f"not {arguments_json}")
+
+    async with Kernel(store=store, middleware=[PIIScrubberMiddleware(), Quotes()]) as kernel:
+        await kernel.start_run(tenant=TENANT, run_id=RUN)
+        with pytest.raises(ValueError, match=ANN):
+            await use(kernel, "look", {"to": ANN})
+
+    assert "step.rejected" in [event.type for event in await store.read(f"run/{RUN}")]
+    assert ANN not in await written(store)
 
 
 async def test_own_detectors_and_exceptions(store: Store) -> None:
