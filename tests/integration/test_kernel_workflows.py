@@ -592,6 +592,8 @@ async def test_a_step_beside_a_pause_ends_and_is_recorded(kernel: Kernel) -> Non
 
     running = asyncio.ensure_future(run(kernel, workflow))
     await recorded(kernel.store, "run.paused")  # type: ignore[arg-type]
+    done, _ = await asyncio.wait({running}, timeout=0.1)
+    assert not done
     gate.set()
     assert (await running).status == "paused"
     assert (await kernel.get_steps(run_id=RUN))[0].result == "ended"
