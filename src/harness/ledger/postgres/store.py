@@ -19,6 +19,7 @@ from harness.ledger import proof
 from harness.ledger.chain import Prepared
 from harness.ledger.events import START, Cursor, Event
 from harness.ledger.guards import Guard, Lease, expiry_of, renewed
+from harness.ledger.origins import verify_run
 from harness.ledger.postgres.address import parse_address
 from harness.ledger.postgres.locks import lock_id
 from harness.ledger.postgres.standing import HeldBack
@@ -283,8 +284,8 @@ class PostgresStore:
         return await inspection.verify(self._session, stream, seals=seals, progress=progress)
 
     async def verify_run_chain(self, run_id: str) -> Verification:
-        """The documented name for verifying one run. An unknown run raises `NotFound`."""
-        return await self.verify(f"run/{run_id}")
+        """Verify one run, and what it inherits as a fork. Truthy only if verified; raises `NotFound` for an unknown run."""
+        return await verify_run(self, run_id)
 
     async def erase(self, stream: str, seq: int, *, reason: str) -> Event:
         from harness.ledger.postgres import transactions
