@@ -6,7 +6,7 @@ import importlib.util
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -48,19 +48,21 @@ def postgres_server() -> Iterator[TemporaryServer]:
         yield server
 
 
-_databases = itertools.count(1)
+_numbers = itertools.count(1)
 
 
 @pytest.fixture
-def new_database(postgres_server: TemporaryServer) -> Callable[[], str]:
-    """Makes an empty database and gives its address."""
-    return lambda: postgres_server.create_database(f"test_{next(_databases)}")
+def postgres_dsn(postgres_server: TemporaryServer) -> Iterator[str]:
+    """The address of an empty database of the test's own."""
+    name = f"test_{next(_numbers)}"
+    yield postgres_server.create_database(name)
+    postgres_server.drop_database(name)
 
 
 @pytest.fixture
-def postgres_dsn(new_database: Callable[[], str]) -> str:
-    """The address of a database of the test's own."""
-    return new_database()
+def postgres_schema(postgres_server: TemporaryServer) -> str:
+    """The address of a ledger of the test's own in a database of all tests, which is cheaper."""
+    return f"{postgres_server.dsn()}?schema=test_{next(_numbers)}"
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

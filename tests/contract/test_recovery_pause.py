@@ -46,7 +46,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         case "sqlite":
             opened = await SQLiteStore.open(tmp_path / "harness.db", actor="test")
         case _:
-            opened = await PostgresStore.open(request.getfixturevalue("postgres_dsn"), actor="test")
+            opened = await PostgresStore.open(request.getfixturevalue("postgres_schema"), actor="test")
     yield opened
     await opened.close()
 

@@ -48,7 +48,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualCl
         case "sqlite":
             made = SQLiteStore(tmp_path / "ledger.db", clock=clock)
         case _:
-            made = PostgresStore(request.getfixturevalue("postgres_dsn"), clock=clock)
+            made = PostgresStore(request.getfixturevalue("postgres_schema"), clock=clock)
     yield made
     await made.close()
 
@@ -65,7 +65,8 @@ def tamper(store: Store, sql: str) -> None:
     """Do to a view's tables what nobody should."""
     match store:
         case PostgresStore():
-            with psycopg.connect(store.location, options="-c search_path=harness_views", autocommit=True) as connection:
+            address, _, schema = store.location.partition("?schema=")
+            with psycopg.connect(address, options=f"-c search_path={schema}_views", autocommit=True) as connection:
                 connection.execute(sql.encode())
         case MemoryStore():
             store._tables.execute(sql)  # pyright: ignore[reportPrivateUsage]

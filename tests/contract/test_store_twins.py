@@ -133,7 +133,7 @@ def test_memory_and_sqlite_are_twins() -> None:
     )
 
 
-def test_memory_and_postgres_are_twins(postgres_dsn: str) -> None:
+def test_memory_and_postgres_are_twins(postgres_schema: str) -> None:
     """The same for the database whose own function judges the guards."""
     schemas = itertools.count(1)
 
@@ -145,7 +145,7 @@ def test_memory_and_postgres_are_twins(postgres_dsn: str) -> None:
             super().__init__()
 
         def open(self) -> Store:
-            return PostgresStore(postgres_dsn, schema=self.schema, clock=self.clock)
+            return PostgresStore(f"{postgres_schema}_{self.schema}", clock=self.clock)
 
     run_state_machine_as_test(
         PostgresTwins,

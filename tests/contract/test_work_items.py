@@ -49,7 +49,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualCl
         case "sqlite":
             made = SQLiteStore(tmp_path / "ledger.db", clock=clock)
         case "postgres":
-            made = PostgresStore(request.getfixturevalue("postgres_dsn"), clock=clock)
+            made = PostgresStore(request.getfixturevalue("postgres_schema"), clock=clock)
         case _:
             made = CrowdedStore(clock=clock)
     yield made

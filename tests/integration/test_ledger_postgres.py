@@ -346,6 +346,40 @@ async def test_an_older_schema_is_migrated_and_a_newer_one_refused(postgres_dsn:
     assert caught.value.reason == "newer"
 
 
+async def test_a_dump_loaded_into_another_server_goes_on(postgres_dsn: str) -> None:
+    """Its transaction numbers have not come here yet: followers and views go on all the same."""
+    view = Notes()
+    async with PostgresStore(postgres_dsn, views=[view]) as store:
+        await store.append(said("item/a", "1"), said("item/b", "2"))
+        await store.query(view, "SELECT * FROM notes")
+    run_sql(postgres_dsn, "UPDATE harness.events SET xid = (xid::text::bigint + 1000000000)::text::xid8")
+    run_sql(postgres_dsn, "UPDATE harness_views.harness_folded SET snapshot = '1000000000:1000000000:'")
+
+    with pytest.raises(StoreUnavailable, match="loaded from a dump"):
+        await PostgresStore.open(postgres_dsn, read_only=True)
+    async with PostgresStore(postgres_dsn, views=[view]) as store:
+        await store.append(said("item/a", "3"))
+
+        assert [event.payload["text"] for event in await store.read_all()] == ["1", "2", "3"]
+        assert await store.query(view, "SELECT text FROM notes ORDER BY text") == [("1",), ("2",), ("3",)]
+        assert await store.verify()
+
+
+async def test_a_reader_that_is_cancelled_leaves_no_transaction_behind(postgres_dsn: str) -> None:
+    """The connection is as good as new for the next one, and holds no follower back."""
+    async with PostgresStore(postgres_dsn) as store:
+        await store.append(said("item/a", "1"))
+        session = store._session  # pyright: ignore[reportPrivateUsage]
+        for sql in ("SELECT pg_sleep(20)", "SELECT pg_current_xact_id(), pg_sleep(20)"):
+            with anyio.move_on_after(0.1):
+                await session.select(sql, ())
+            with anyio.fail_after(10):
+                assert [event.payload["text"] for event in await store.read_all()] == ["1"]
+        with anyio.fail_after(10):
+            while await store.held_back():
+                await asyncio.sleep(0.01)
+
+
 def test_one_store_serves_one_event_loop_after_the_other(postgres_dsn: str) -> None:
     """As scripts do that call asyncio.run several times, and forget to close."""
     store = PostgresStore(postgres_dsn)

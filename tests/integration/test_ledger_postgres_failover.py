@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import anyio
 import psycopg
@@ -315,7 +315,7 @@ async def test_a_restart_in_mid_append_is_waited_for() -> None:
 
 
 async def test_a_lock_that_is_kept_for_too_long_is_busy_and_names_the_holder(
-    postgres_dsn: str, new_database: Callable[[], str]
+    postgres_dsn: str,
 ) -> None:
     """Whoever keeps a transaction open on a stream is named by its process."""
     from harness.ledger.postgres.locks import lock_id

@@ -73,7 +73,7 @@ def unavailable(error: BaseException, address: Address) -> LedgerError:
             return StoreUnavailable(f"{address.location}: {advice} ({text})", reason=reason)
     if unwritable(error):
         return LedgerError(f"this cannot be written: {text}")
-    if not state:
+    if not state or lost(error):
         for sign, known in _AT_LOGIN:  # libpq reports these without a code
             if sign.search(text):
                 _, reason, advice = next(row for row in _BY_STATE if row[0] == known)

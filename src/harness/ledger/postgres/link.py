@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import select
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg import AsyncConnection, AsyncRawCursor, pq
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.types.numeric import Int8Dumper
@@ -18,6 +18,7 @@ from harness.errors import LedgerError
 from harness.ledger.postgres import arrays, faults
 from harness.ledger.postgres.address import Address
 
+T = TypeVar("T")
 Connection = AsyncConnection[tuple[Any, ...]]
 
 
@@ -49,7 +50,12 @@ class Link:
     async def held(self) -> AsyncGenerator[Connection]:
         """The connection for one task. Raises `LedgerError`, mostly `StoreUnavailable`, when there is none to be had."""
         async with self._lock:
-            yield await self._live()
+            connection = await self._live()
+            try:
+                yield connection
+            finally:  # whoever is cancelled in mid-statement may not get to undo it
+                if connection is self._connection and connection.info.transaction_status != pq.TransactionStatus.IDLE:
+                    self.drop()
 
     async def _live(self) -> Connection:
         connection = self._connection
@@ -100,6 +106,25 @@ def _ended(connection: Connection) -> bool:
     poll = select.poll()
     poll.register(connection.pgconn.socket, select.POLLIN)
     return bool(poll.poll(0))
+
+
+async def apart(work: Coroutine[Any, Any, T]) -> T:
+    """Do what uses a connection in a task of its own: a caller that is cancelled leaves it to end its statement in order.
+
+    In the caller's own task a cancelled scope would break off the ending too, and the server would go on for nobody.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        task.add_done_callback(_forget)
+        raise
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _adapt(connection: Connection) -> None:

@@ -18,6 +18,7 @@ APPLICATION = "harness"
 SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, tuple[str, ...]] = {}  # from version N to N + 1; forward only; `{schema}` is put in
 _OLDEST_SERVER = 140000
+_BEFORE_ALL = 1  # no transaction has this number
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ async def _prepare(connection: Connection, address: Address, *, create: bool, mi
         if version and not migrate:
             raise StoreUnavailable(f"{address.location}: of an older version; open it once for writing", reason="missing")
         await _migrate(connection, address)
+    await _rebase(connection, address, allowed=migrate)
     [(tenant,)] = await rows(connection, f'SELECT "{address.schema}".my_tenant()')
     return Standing(tenant=tenant, views=views_schema(address.schema, tenant))
 
@@ -114,3 +116,28 @@ async def _migrate(connection: Connection, address: Address) -> None:
         for part in script("append").values():
             await connection.execute(filled(part, schema=schema).encode())
         await rows(connection, f"UPDATE {schema}.meta SET version = $1", (version,))
+
+
+async def _rebase(connection: Connection, address: Address, *, allowed: bool) -> None:
+    """Give events of another server's transactions a place before all of this one's.
+
+    A dump that was loaded here brings transaction numbers that may not have come yet; followers would wait for them.
+    """
+    newer = f"""SELECT EXISTS (SELECT 1 FROM "{address.schema}".events WHERE xid >= pg_snapshot_xmax(pg_current_snapshot()))"""
+    if not (await rows(connection, newer))[0][0]:
+        return
+    if not allowed:
+        raise StoreUnavailable(f"{address.location}: loaded from a dump; open it once for writing", reason="missing")
+    async with connection.transaction():
+        await rows(connection, "SELECT pg_advisory_xact_lock($1)", (lock_id(address.schema, "migrate", ""),))
+        await connection.execute(f'LOCK TABLE "{address.schema}".events IN SHARE ROW EXCLUSIVE MODE'.encode())
+        if (await rows(connection, newer))[0][0]:
+            await connection.execute(f"""UPDATE "{address.schema}".events SET xid = '{_BEFORE_ALL}'""".encode())
+            await connection.execute(f'DELETE FROM "{address.schema}".batches'.encode())
+            folded = await rows(
+                connection,
+                "SELECT schemaname FROM pg_tables WHERE tablename = 'harness_folded' AND schemaname LIKE $1",
+                (f"{address.schema}\\_v%",),
+            )
+            for (views,) in folded:
+                await connection.execute(f'DELETE FROM "{views}".harness_folded'.encode())

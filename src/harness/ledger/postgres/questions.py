@@ -9,7 +9,7 @@ import psycopg
 
 from harness.ledger.postgres import dialect, faults
 from harness.ledger.postgres.folding import Folding, answers
-from harness.ledger.postgres.link import Connection, rows
+from harness.ledger.postgres.link import Connection, apart, rows
 from harness.ledger.views import Value, View
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ async def check(session: Session, folding: Folding, view: View, *, write: bool) 
 
 async def _twice(session: Session, work: Callable[[Connection], Awaitable[T]]) -> T:
     """Do work that can be repeated, once more where the connection was lost."""
+    return await apart(_tried_twice(session, work))
+
+
+async def _tried_twice(session: Session, work: Callable[[Connection], Awaitable[T]]) -> T:
     for last in (False, True):
         try:
             async with session.reader() as connection:

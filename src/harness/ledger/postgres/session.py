@@ -14,7 +14,7 @@ from harness.errors import LedgerError, StoreUnavailable
 from harness.ledger.postgres import faults
 from harness.ledger.postgres.address import Address
 from harness.ledger.postgres.following import Bell
-from harness.ledger.postgres.link import Connection, Link, closed, rows
+from harness.ledger.postgres.link import Connection, Link, apart, closed, rows
 from harness.ledger.postgres.migrations import Standing, prepare
 from harness.ledger.postgres.statements import Statements
 from harness.ledger.postgres.writing import Writing
@@ -106,6 +106,9 @@ class Session:
 
     async def select(self, sql: str, values: Sequence[object], *, binary: bool = True) -> list[tuple[Any, ...]]:
         """The rows of a statement that only reads, asked again once where the connection was lost."""
+        return await apart(self._select(sql, values, binary=binary))
+
+    async def _select(self, sql: str, values: Sequence[object], *, binary: bool) -> list[tuple[Any, ...]]:
         for last in (False, True):
             try:
                 async with self.reader() as connection:

@@ -149,11 +149,13 @@ class PostgresStore:
         run: Callable[[Connection, UUID], Awaitable[object]],
         found: Callable[[Sequence[Event]], object],
         locks: Sequence[int] = (),
+        *,
+        alone: bool = False,
     ) -> Any:
         """Run a transaction in the order of the appends."""
         from harness.ledger.postgres.writing import Job
 
-        return await asyncio.shield(self._writable().writing.put(Job(run, found, locks)))
+        return await asyncio.shield(self._writable().writing.put(Job(run, found, locks, alone)))
 
     async def renew(self, lease: str, token: int, ttl_seconds: float) -> Lease:
         from harness.ledger.postgres.link import rows
@@ -168,7 +170,7 @@ class PostgresStore:
             known = None if current is None else Lease(name=lease, token=current, holder=holder, expires_us=expires)
             return renewed(known, lease, token, ttl_seconds, now_us)
 
-        return cast("Lease", await self._job(run, lambda _: None, (lock,)))
+        return cast("Lease", await self._job(run, lambda _: None, (lock,), alone=True))
 
     # Reading
 

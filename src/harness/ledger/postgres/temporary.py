@@ -91,6 +91,7 @@ class TemporaryServer:
         options = [
             "-D", str(self.folder / "data"), "-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.folder),
             "-c", "max_connections=200", "-c", "log_min_messages=fatal",
+            "-c", "autovacuum=off",  # it would hold followers back for moments, and nothing lives long here
         ]  # fmt: skip
         if not self._fsync:
             options += ["-F", "-c", "full_page_writes=off"]
@@ -140,6 +141,13 @@ class TemporaryServer:
         with psycopg.connect(self.dsn(), autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"'.encode())
         return self.dsn(name)
+
+    def drop_database(self, name: str) -> None:
+        """Remove a database, ending whoever uses it."""
+        import psycopg
+
+        with psycopg.connect(self.dsn(), autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
 
     def close(self) -> None:
         """End the server and remove its folder. Idempotent."""

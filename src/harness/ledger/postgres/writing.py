@@ -50,6 +50,7 @@ class Job:
     run: Callable[[Connection, UUID], Awaitable[object]]
     found: Callable[[Sequence[Event]], object]
     locks: Sequence[int] = ()
+    alone: bool = False  # one statement, which is a transaction by itself
 
 
 class Entry:
@@ -194,6 +195,8 @@ class Writing:
         """Run a job in a transaction of its own."""
 
         async def send(connection: Connection, batch: UUID) -> object:
+            if job.alone:
+                return await job.run(connection, batch)
             async with connection.transaction():
                 return await job.run(connection, batch)
 
@@ -201,7 +204,8 @@ class Writing:
             return job.found(await self._written(connection, xid))
 
         result = await self._transact(send, found, since=since, locks=job.locks)
-        self._session.bell.ring()
+        if not job.alone:
+            self._session.bell.ring()
         return result
 
     async def _written(self, connection: Connection, xid: str) -> list[Event]:
