@@ -527,6 +527,9 @@ async def test_a_sleep_outside_of_workflows_is_a_step_too(kernel: Kernel, clock:
     async with asyncio.timeout(PATIENCE_SECONDS):
         with pytest.raises(RunNotActive, match="paused"):
             await longer
+    for odd in ({"tenant": "t"}, {"run_id": 5}, {"step_key": 5}):
+        with pytest.raises(UsageError):
+            await kernel.sleep(**{"run_id": RUN, "tenant": TENANT, "until": 1, **odd})
     with pytest.raises(NotFound, match="ghost"):
         await kernel.sleep(run_id="ghost", tenant=TENANT, until=1)
     with pytest.raises(PolicyDenied):
@@ -837,6 +840,9 @@ async def workflow_of_nothing(_: WorkflowContext) -> None:
         ({"steps": "abc"}, "steps are different names"),
         ({"steps": ["a", "a"]}, "steps are different names"),
         ({"steps": [1]}, "steps are different names"),
+        ({"steps": None}, "steps are different names"),
+        ({"tenant": "t"}, "tenant is a TenantContext"),
+        ({"run_id": 5}, "run_id"),
         ({"longest_sleep_seconds": float("nan")}, "longest_sleep_seconds"),
         ({"longest_sleep_seconds": -1}, "longest_sleep_seconds"),
         ({"run_id": "a b"}, "a run's id"),
@@ -913,6 +919,11 @@ async def test_a_workflow_inside_itself_is_refused(kernel: Kernel) -> None:
 
         await ctx.step(name="s", action=action)
 
+    async def plain(ctx: WorkflowContext) -> None:
+        await ctx.child(name="kid", workflow=lambda _: 3)  # type: ignore[arg-type, return-value]
+
+    with pytest.raises(UsageError, match="a workflow is an async function"):
+        await run(kernel, plain)
     with pytest.raises(UsageError, match="cannot run itself"):
         await run(kernel, workflow)
     with pytest.raises(UsageError, match="cannot pause inside of an action"):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.errors import UsageError
+from harness.kernel.checking import check_tool_step
 from harness.kernel.face import Face
 from harness.kernel.identity import current_scope
 from harness.kernel.tenant import TenantContext
@@ -52,8 +52,11 @@ class WorkflowMethods(Face):
         any time), the result says so; call this again when it may go on. One call works on a run at a time; others wait.
         """
         self._open()
-        _check(workflow, steps, longest_sleep_seconds)
+        from harness.kernel.workflow.context import check_workflow
         from harness.kernel.workflow.runner import Runner
+
+        check_workflow(workflow)
+        _check(steps, longest_sleep_seconds)
 
         kernel = cast("Kernel", self)
         if run_id is None:
@@ -87,6 +90,7 @@ class WorkflowMethods(Face):
         blocked or over, `UsageError` for what is no time, `NotFound`, `PolicyDenied`.
         """
         self._open()
+        check_tool_step(run_id, tenant, "sleep", step_key, None, None)
         step = self._steps.allot(run_id, current_scope(), "sleep", step_key)
 
         async def take() -> None:
@@ -110,16 +114,10 @@ class WorkflowMethods(Face):
         return await listed(self._store, due_us=due_us, tenant_id=tenant_id, limit=limit)
 
 
-def _check(workflow: object, steps: object, longest_sleep_seconds: object) -> None:
-    if inspect.iscoroutine(workflow):
-        workflow.close()
-        raise UsageError("the workflow is a call already made; give the function itself, not what it returned")
-    called: Callable[..., Any] | None = getattr(workflow, "__call__", None)  # noqa: B004
-    if not callable(workflow) or not (inspect.iscoroutinefunction(workflow) or inspect.iscoroutinefunction(called)):
-        raise UsageError(f"a workflow is an async function of one argument, its context, not {workflow!r}"[:300])
-    names = cast("Sequence[object]", steps)
-    if isinstance(steps, str) or not all(isinstance(name, str) and name for name in names) or len({*names}) != len(names):
-        raise UsageError(f"steps are different names of steps to come, not {steps!r}"[:300])
+def _check(steps: object, longest_sleep_seconds: object) -> None:
+    names = cast("Sequence[object]", steps) if isinstance(steps, list | tuple) else None
+    if names is None or not all(isinstance(name, str) and name for name in names) or len({*names}) != len(names):
+        raise UsageError(f"steps are different names of steps to come, such as ['fetch'], not {steps!r}"[:300])
     longest = longest_sleep_seconds
     if longest is not None and (
         isinstance(longest, bool) or not isinstance(longest, int | float) or math.isnan(longest) or longest < 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -110,8 +111,7 @@ class WorkflowContext:
         child = run_id or f"{self.run_id}::{own}"
         if child == self.run_id:
             raise UsageError(f"the run {child!r} cannot be its own child")
-        if not callable(workflow):
-            raise UsageError(f"the workflow of child {name!r} is a function, not {type(workflow).__name__}")
+        check_workflow(workflow)
 
         async def take(run: RunState) -> Any:
             entry = run.steps.get(step)
@@ -131,6 +131,16 @@ class WorkflowContext:
         if not isinstance(name, str) or not name.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UsageError(f"a step's name is a text that is not empty, not {name!r}")
         return self._runner.allot(current_scope(), name)
+
+
+def check_workflow(workflow: object) -> None:
+    """Refuse what is no async function."""
+    if inspect.iscoroutine(workflow):
+        workflow.close()
+        raise UsageError("the workflow is a call already made; give the function itself, not what it returned")
+    called: Callable[..., Any] | None = getattr(workflow, "__call__", None)  # noqa: B004
+    if not callable(workflow) or not (inspect.iscoroutinefunction(workflow) or inspect.iscoroutinefunction(called)):
+        raise UsageError(f"a workflow is an async function of one argument, its context, not {workflow!r}"[:300])
 
 
 def _output(child: str, ended: WorkflowResult | Exception | None) -> Any:
