@@ -1,4 +1,4 @@
-"""Forks over both stores: by hand and on drift, by reference to the parent's steps, once, and verified with them."""
+"""Forks over all stores: by hand and on drift, by reference to the parent's steps, once, and verified with them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,22 @@ from harness.errors import (
     UsageError,
 )
 from harness.kernel import Kernel, MockModelPort, ModelCallOptions, ModelInput, ModelRequest, ModelResult, TenantContext, Usage
-from harness.ledger import MemoryStore, SQLiteStore
+from harness.ledger import MemoryStore, PostgresStore, SQLiteStore
 
-Store = MemoryStore | SQLiteStore
+Store = MemoryStore | SQLiteStore | PostgresStore
 TENANT = TenantContext(tenant_id="t")
 RUN = "run-1"
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made: Store = MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "k.db")
+    match request.param:
+        case "memory":
+            made: Store = MemoryStore()
+        case "sqlite":
+            made = SQLiteStore(tmp_path / "k.db")
+        case _:
+            made = PostgresStore(request.getfixturevalue("postgres_dsn"))
     yield made
     await made.close()
 

@@ -1,4 +1,4 @@
-"""Replaying the decisions of runs, and the differences of runs, over both stores."""
+"""Replaying the decisions of runs, and the differences of runs, over all stores."""
 
 from __future__ import annotations
 
@@ -26,17 +26,23 @@ from harness.kernel import (
     Usage,
 )
 from harness.kernel.rewording import PromptChange
-from harness.ledger import MemoryStore, SQLiteStore
+from harness.ledger import MemoryStore, PostgresStore, SQLiteStore
 
-Store = MemoryStore | SQLiteStore
+Store = MemoryStore | SQLiteStore | PostgresStore
 TENANT = TenantContext(tenant_id="t", capabilities=frozenset({"pay"}))
 RUN = "run-1"
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made: Store = MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "k.db")
+    match request.param:
+        case "memory":
+            made: Store = MemoryStore()
+        case "sqlite":
+            made = SQLiteStore(tmp_path / "k.db")
+        case _:
+            made = PostgresStore(request.getfixturevalue("postgres_dsn"))
     yield made
     await made.close()
 
