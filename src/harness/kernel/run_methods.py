@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.errors import KernelError, PolicyDenied
 from harness.kernel import records
+from harness.kernel.checking import check_run_id
 from harness.kernel.face import Face
 from harness.kernel.lifecycle import handle_of
 from harness.kernel.results import RunHandle
@@ -28,6 +29,7 @@ class RunMethods(Face):
         The run is read and verified once. Raises `NotFound`, `Unproven`.
         """
         self._open()
+        check_run_id(run_id)
         known = run_id in self._steps.runs
         run = await self._steps.open(run_id)
         if known and not run.held:
@@ -38,6 +40,7 @@ class RunMethods(Face):
     async def open_run(self, *, tenant: TenantContext, run_id: str, parent_run: str | None = None) -> RunHandle:
         """Start the run, or go on with it if it exists; does not begin a new pass over it."""
         self._open()
+        check_run_id(run_id)
         if await self._store.head(stream_of(run_id)) is None:
             with contextlib.suppress(KernelError):
                 return await self.start_run(tenant=tenant, run_id=run_id, parent_run=parent_run)
