@@ -385,6 +385,28 @@ async def test_a_tool_cannot_take_the_name_of_a_built_in_one(store: Store) -> No
         AutonomousAgent(Bench(store).kernel, tools=tools)
 
 
+async def test_tools_that_are_added_later_are_there(store: Store) -> None:
+    """A registry may grow after the agent was made of it, also beside skills with tools."""
+    tools, brought = ToolRegistry(), ToolRegistry()
+
+    @brought.tool
+    async def push() -> str:
+        """Push."""
+        return "pushed"
+
+    bench = Bench(store, call("load_skill", name="s"), calls(call("push"), call("later")), "Done.")
+    agent = AutonomousAgent(bench.kernel, tools=tools, skills=[Skill(name="s", description="d", body="b", tools=brought)])
+
+    @tools.tool
+    async def later() -> str:
+        """Came later."""
+        return "here"
+
+    result = await agent.run(run_id="r", tenant=TENANT, model="m", system_prompt="s", prompt="p")
+
+    assert told(result) == [("b", False), ("pushed", False), ("here", False)]
+
+
 # -- what stands before the tools, and calls at once
 
 

@@ -54,7 +54,7 @@ class Skills:
             if skill.name in self._skills:
                 raise UsageError(f"two skills are named {skill.name!r}; give one of them another name")
             self._skills[skill.name] = skill
-        self._registries: dict[frozenset[str], ToolRegistry] = {}
+        self._registries: dict[frozenset[str], tuple[ToolRegistry, ToolRegistry]] = {}  # and of what it was made
 
     def __iter__(self) -> Iterator[Skill]:
         return iter(self._skills.values())
@@ -84,15 +84,18 @@ class Skills:
         wanted = frozenset(name for name in loaded if name in self._skills and self._skills[name].tools is not None)
         if not wanted:
             return base
-        if wanted not in self._registries:
-            registry = ToolRegistry(base)
-            for name in sorted(wanted):
-                bundle = self._skills[name].tools
-                assert bundle is not None
-                for tool in bundle.registry():
-                    registry.add(tool)
-            self._registries[wanted] = registry
-        return self._registries[wanted]
+        made = self._registries.get(wanted)
+        if made is None or made[0] is not base:
+            made = self._registries[wanted] = (base, self._with_tools(base, wanted))
+        return made[1]
+
+    def _with_tools(self, base: ToolRegistry, wanted: frozenset[str]) -> ToolRegistry:
+        registry = ToolRegistry(base)
+        for name in sorted(wanted):
+            bundle = self._skills[name].tools
+            for tool in () if bundle is None else bundle.registry():
+                registry.add(tool)
+        return registry
 
 
 def skills_of(given: str | Path | Sequence[Skill | str | Path]) -> Skills:

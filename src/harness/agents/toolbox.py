@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from harness.agents.history_tool import NAME as HISTORY
@@ -38,32 +38,37 @@ class Toolbox:
     ) -> None:
         self._kernel = kernel
         self._skills = skills
-        self._given = ToolRegistry(() if tools is None else tools.registry())
-        self._base = ToolRegistry(self._given)
+        self._given = ToolRegistry() if tools is None else tools.registry()
+        self._taken = -1  # the version of those that `_base` was made of
+        self._base = ToolRegistry()
+        self._memory = () if memory is None else memory.tools()
+        self._built_in: list[tuple[Tool, str]] = [(history_tool(kernel), "is always there")]
         self._subagents = {each.name: each for each in subagents}
         self._always = {HISTORY}
         self._in_order: set[str] = {each.name for each in subagents if not each.at_once}
-        self._add([history_tool(kernel)], "is always there")
         if skills is not None:
-            self._add([skills.tool()], "is there for its skills")
+            self._built_in.append((skills.tool(), "is there for its skills"))
             self._always.add(LOAD_SKILL)
-        self._add([subagent_tool(kernel, each, depth) for each in subagents], "is a sub-agent")
-        if memory is not None:
-            self._remember(memory)
+        self._built_in += [(subagent_tool(kernel, each, depth), "is a sub-agent") for each in subagents]
+        self._in_order |= {tool.name for tool in self._memory}
         self._visible = None if visible is None else frozenset(visible) | self._always
+        self._own()
 
-    def _add(self, tools: Iterable[Tool], why: str) -> None:
-        for tool in tools:
-            if tool.name in self._base:
-                raise UsageError(f"an agent cannot have a tool of its own named {tool.name!r}, since one {why}; rename yours")
-            self._base.add(tool)
-
-    def _remember(self, memory: Memory) -> None:
-        """Add the tools of memory, but for those that the agent or the kernel has of the same name."""
-        for tool in memory.tools():
-            if tool.name not in self._base and tool.name not in self._kernel.tools:
-                self._base.add(tool)
-                self._in_order.add(tool.name)
+    def _own(self) -> ToolRegistry:
+        """The agent's tools without those of skills; made again when those it was given have become others."""
+        if self._taken != self._given.version:
+            base = ToolRegistry(self._given)
+            for tool, why in self._built_in:
+                if tool.name in base:
+                    raise UsageError(
+                        f"an agent cannot have a tool of its own named {tool.name!r}, since one {why}; rename yours"
+                    )
+                base.add(tool)
+            for tool in self._memory:  # those of the agent or the kernel of the same name come first
+                if tool.name not in base and tool.name not in self._kernel.tools:
+                    base.add(tool)
+            self._base, self._taken = base, self._given.version
+        return self._base
 
     @property
     def visible(self) -> frozenset[str] | None:
@@ -76,7 +81,7 @@ class Toolbox:
 
     def registry(self, loaded: frozenset[str]) -> ToolRegistry:
         """The agent's own tools, once it has loaded these skills."""
-        return self._base if self._skills is None else self._skills.registry(self._base, loaded)
+        return self._own() if self._skills is None else self._skills.registry(self._own(), loaded)
 
     def is_subagent(self, name: str) -> bool:
         """Whether a tool gives its task to another agent."""
