@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.agents.context import ContextBuilder, ContextRequest
     from harness.agents.harness import BaseHarness
     from harness.agents.incremental import IncrementalTaskHarness
+    from harness.agents.mcp import McpTools
     from harness.agents.passes import HarnessContext
     from harness.agents.reviewing import DraftReviewVerifyResult, DraftReviewVerifySupervisor, approves
     from harness.agents.skills import Skill, load_skills
@@ -33,6 +34,7 @@ _HOME = {
     "DraftReviewVerifySupervisor": "reviewing",
     "HarnessContext": "passes",
     "IncrementalTaskHarness": "incremental",
+    "McpTools": "mcp",
     "Outcome": "agent",
     "Skill": "skills",
     "SubAgent": "subagents",
@@ -56,6 +58,7 @@ __all__ = [
     "DraftReviewVerifySupervisor",
     "HarnessContext",
     "IncrementalTaskHarness",
+    "McpTools",
     "Outcome",
     "Skill",
     "SubAgent",
