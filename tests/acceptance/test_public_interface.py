@@ -14,12 +14,35 @@ import pytest
 import harness
 from harness.errors import HarnessError
 
-NAMES = """
-Kernel KernelPolicy ModelInput ModelCallOptions ReplayPolicy TenantContext RunHandle RunStatus RunProgress StepModelResult
-StepToolResult SQLiteStore PostgresStore MockModelPort BaseHarness HarnessContext IncrementalTaskHarness TaskUnit
-SupervisorHarness DraftReviewVerifySupervisor DraftReviewVerifyResult TestDrivenHarness AutonomousAgent ContextBuilder
-CompactionStrategy CodingHarnessTools ObservabilityTools
-""".split()
+NAMES = [
+    "Kernel",
+    "KernelPolicy",
+    "ModelInput",
+    "ModelCallOptions",
+    "ReplayPolicy",
+    "TenantContext",
+    "RunHandle",
+    "RunStatus",
+    "RunProgress",
+    "StepModelResult",
+    "StepToolResult",
+    "SQLiteStore",
+    "PostgresStore",
+    "MockModelPort",
+    "BaseHarness",
+    "HarnessContext",
+    "IncrementalTaskHarness",
+    "TaskUnit",
+    "SupervisorHarness",
+    "DraftReviewVerifySupervisor",
+    "DraftReviewVerifyResult",
+    "TestDrivenHarness",
+    "AutonomousAgent",
+    "ContextBuilder",
+    "CompactionStrategy",
+    "CodingHarnessTools",
+    "ObservabilityTools",
+]
 
 FACES = {
     "harness.kernel": "Kernel KernelPolicy ModelInput ModelCallOptions TenantContext RunHandle RunStatus RunProgress",
