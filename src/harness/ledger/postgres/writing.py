@@ -123,7 +123,7 @@ class Writing:
         size, count = 0, 0
         for entry in self._queue[:_AT_ONCE]:
             if isinstance(entry.work, Job):
-                count = max(count, 1) if count == 0 else count
+                count = count or 1
                 break
             size += sum(len(event.data) for event in entry.work.events)
             if count and size > _BYTES_AT_ONCE:
