@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.agents.pydantic_ai import DurableRun, HarnessDurability, ToolPolicy, tool_context
+    from harness.agents.pydantic_ai import DurableRun, HarnessDurability, ToolTraits, tool_context
 
-__all__ = ["DurableRun", "HarnessDurability", "ToolPolicy", "tool_context"]
+__all__ = ["DurableRun", "HarnessDurability", "ToolTraits", "tool_context"]
 
 
 def __getattr__(name: str) -> object:

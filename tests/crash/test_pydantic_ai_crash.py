@@ -24,7 +24,7 @@ pytest.importorskip("pydantic_ai")
 
 from harness.kernel import Kernel, TenantContext
 from harness.ledger import Appended, Guard, SQLiteStore, Write
-from harness.pydantic_ai import HarnessDurability, ToolPolicy, tool_context
+from harness.pydantic_ai import HarnessDurability, ToolTraits, tool_context
 
 MAX_LIVES = 60
 TURNS = [
@@ -65,7 +65,7 @@ async def live(folder: Path, url: str, fatal: int) -> None:
     store.left = fatal
     kernel = Kernel(store=store)
     durability = HarnessDurability(
-        kernel, tenant=TenantContext(tenant_id="t"), read_only=["look"], tools={"pay": ToolPolicy(on_unknown="retry")}
+        kernel, tenant=TenantContext(tenant_id="t"), read_only=["look"], tools={"pay": ToolTraits(on_unknown="retry")}
     )
     model = OpenAIChatModel("m-1", provider=OpenAIProvider(api_key="sk-test", base_url=f"{url}/v1"))
     agent = Agent(model, name="payer", capabilities=[durability])

@@ -17,7 +17,7 @@ pytest.importorskip("mcp")
 from harness.agents import AutonomousAgent
 from harness.agents.mcp import McpTools
 from harness.errors import NotFound, OutcomeUnknown, StepFailed, StepRejected, ToolRejected, UsageError
-from harness.kernel import Kernel, ScriptedModelPort, TenantContext, ToolCall, ToolPolicy
+from harness.kernel import Kernel, ScriptedModelPort, TenantContext, ToolCall, ToolTraits
 from harness.ledger import MemoryStore
 
 SERVER = Path(__file__).with_name("mcp_server.py")
@@ -94,7 +94,7 @@ async def test_an_agent_uses_a_servers_tools_and_reads_its_errors(bench: Bench) 
 async def test_side_effects_are_assumed_unless_somebody_says_otherwise(bench: Bench) -> None:
     """A hint of the server counts only where it is trusted; a policy for a tool that is not there is an error."""
     seen: list[bool] = []
-    for options in ({}, {"trust_read_only_hints": True}, {"policies": {"look": ToolPolicy(side_effect=False)}}):
+    for options in ({}, {"trust_read_only_hints": True}, {"policies": {"look": ToolTraits(side_effect=False)}}):
         async with Kernel(store=bench.store) as kernel, bench.tools(**options) as tools:
             await kernel.open_run(tenant=TENANT, run_id="r")
             registry = await tools.list_tools(kernel, run_id="r", tenant=TENANT)
@@ -103,7 +103,7 @@ async def test_side_effects_are_assumed_unless_somebody_says_otherwise(bench: Be
             seen.append(tool.side_effect)
 
     with pytest.raises(NotFound, match="no tool 'lok'"):
-        await bench.step("look", options={"policies": {"lok": ToolPolicy()}})
+        await bench.step("look", options={"policies": {"lok": ToolTraits()}})
 
     assert seen == [True, False, False]
 
@@ -123,7 +123,7 @@ async def test_a_server_that_dies_or_hangs_leaves_an_unknown_outcome(bench: Benc
     """A side effect may have happened; a read has failed. The next call gets a new server."""
     options = {"call_timeout": 3.0} if tool == "hang" else {}
     if trusting:
-        options |= {"policies": {"die": ToolPolicy(side_effect=False)}}  # type: ignore[dict-item]
+        options |= {"policies": {"die": ToolTraits(side_effect=False)}}  # type: ignore[dict-item]
     async with Kernel(store=bench.store) as kernel, bench.tools(**options) as tools:
         await kernel.open_run(tenant=TENANT, run_id="r")
         registry = await tools.list_tools(kernel, run_id="r", tenant=TENANT)

@@ -32,7 +32,7 @@ from harness.kernel import Kernel, KernelPolicy, TenantContext
 from harness.ledger import MemoryStore
 from harness.middleware import PIIScrubberMiddleware
 from harness.middleware.base import KernelMiddleware, ModelInvocation
-from harness.pydantic_ai import HarnessDurability, ToolPolicy, tool_context
+from harness.pydantic_ai import HarnessDurability, ToolTraits, tool_context
 from harness.spend import Price
 
 TENANT = TenantContext(tenant_id="t")
@@ -314,7 +314,7 @@ async def test_a_forbidden_tool_is_not_shown_and_a_refusal_is_the_tools_result()
         call("look", path="/"),
         TextPart("done"),
         middleware=[NoRoot()],
-        tools={"rotate": ToolPolicy(requires_capability="disk")},
+        tools={"rotate": ToolTraits(requires_capability="disk")},
     )
     model = bench.model
 
@@ -444,7 +444,7 @@ async def test_bad_policy_in_metadata_is_named() -> None:
 
     bench.register = register  # type: ignore[method-assign]
 
-    with pytest.raises(UsageError, match="'odd' makes no ToolPolicy"):
+    with pytest.raises(UsageError, match="'odd' makes no ToolTraits"):
         await bench.run()
 
 
@@ -503,3 +503,37 @@ async def test_dependencies_and_context_reach_the_tool() -> None:
 def test_model_unavailable_is_what_the_kernel_raises() -> None:
     """Callers need to know one tree of errors only."""
     assert issubclass(ModelUnavailable, ModelError)
+
+
+async def test_a_call_that_a_person_must_allow_ends_the_pass_and_goes_on_after_the_answer() -> None:
+    """A waiting approval is no result for the model: the next pass, after a yes, runs the tool once."""
+    from harness.errors import ApprovalRequired
+    from harness.middleware import SafetyPolicyMiddleware
+    from harness.middleware import ToolPolicy as SafetyPolicy
+    from harness.people import Questions
+
+    rules = {"rotate": SafetyPolicy(approval="human")}
+    bench = Bench(call("rotate", path="/var"), TextPart("done"), middleware=[SafetyPolicyMiddleware(rules)])
+    with pytest.raises(ApprovalRequired) as waiting:
+        await bench.run()
+    questions = Questions(bench.store)
+    (question,) = await questions.pending()
+    assert question.id == waiting.value.question_id
+
+    assert bench.ran == []
+    assert len(bench.asked) == 1
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the framework the door says what to install."""
+    import sys
+
+    from harness.agents import pydantic_ai
+
+    monkeypatch.setitem(sys.modules, "pydantic_ai", None)
+    for module in list(sys.modules):
+        if module.startswith(("harness.agents.pydantic_ai.", "pydantic_ai.")):
+            monkeypatch.delitem(sys.modules, module)
+
+    with pytest.raises(UsageError, match=r"agentharness\[pydantic-ai\]"):
+        _ = pydantic_ai.HarnessDurability

@@ -18,7 +18,7 @@ from harness.agents.mcp_connection import Connection, HttpServer, Listed, Lost, 
 from harness.errors import KernelError, NotFound, OutcomeUnknown, ToolRejected, UsageError
 from harness.kernel.matching import digest_of
 from harness.kernel.ports import JSONSchema
-from harness.kernel.schema_tools import SchemaTool, ToolPolicy
+from harness.kernel.schema_tools import SchemaTool, ToolTraits
 from harness.kernel.tools import ToolExecutionContext, ToolRegistry
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MAX_TOOLS = 1_000
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
-_READ_ONLY = ToolPolicy(side_effect=False)
+_READ_ONLY = ToolTraits(side_effect=False)
 
 
 class McpTools:
@@ -42,8 +42,8 @@ class McpTools:
         name: str,
         server: StdioServer | HttpServer,
         *,
-        policies: Mapping[str, ToolPolicy] | None = None,
-        default: ToolPolicy | None = None,
+        policies: Mapping[str, ToolTraits] | None = None,
+        default: ToolTraits | None = None,
         trust_read_only_hints: bool = False,
         prefix: str = "",
         connect_timeout: float = 30.0,
@@ -54,7 +54,7 @@ class McpTools:
             raise UsageError(f"the name of an MCP server is letters, digits and _, not {name!r}")
         self.name = name
         self._policies = dict(policies or {})
-        self._default = default or ToolPolicy()
+        self._default = default or ToolTraits()
         self._trust_hints = trust_read_only_hints
         self._prefix = prefix
         self._timeout = call_timeout
@@ -127,7 +127,7 @@ class McpTools:
         schema: JSONSchema = listed.input_schema
         return SchemaTool(call, name=name, description=listed.description, input_schema=schema, policy=self._policy(listed))
 
-    def _policy(self, listed: Listed) -> ToolPolicy:
+    def _policy(self, listed: Listed) -> ToolTraits:
         believed = self._trust_hints and listed.read_only
         return self._policies.get(listed.name) or (_READ_ONLY if believed else self._default)
 

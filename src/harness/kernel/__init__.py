@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         StepToolResult,
     )
     from harness.kernel.rewording import PromptChange
-    from harness.kernel.schema_tools import SchemaTool, ToolPolicy
+    from harness.kernel.schema_tools import SchemaTool, ToolTraits
     from harness.kernel.sessions import Session
     from harness.kernel.streaming import ModelStream, TextDelta
     from harness.kernel.tenant import TenantContext
@@ -82,8 +82,8 @@ _HOME = {
     "ToolCall": "ports",
     "ToolDefinition": "ports",
     "ToolExecutionContext": "tools",
-    "ToolPolicy": "schema_tools",
     "ToolRegistry": "tools",
+    "ToolTraits": "schema_tools",
     "Tracing": "tracing",
     "Usage": "ports",
     "WorkflowContext": "workflow.context",
@@ -129,8 +129,8 @@ __all__ = [
     "ToolCall",
     "ToolDefinition",
     "ToolExecutionContext",
-    "ToolPolicy",
     "ToolRegistry",
+    "ToolTraits",
     "Tracing",
     "Usage",
     "WorkflowContext",

@@ -21,8 +21,8 @@ Call = Callable[[dict[str, Any], ToolExecutionContext], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToolPolicy:
-    """What is decided about a tool that comes from elsewhere. Side effects are assumed unless somebody says otherwise.
+class ToolTraits:
+    """How a tool that comes from elsewhere is declared here. Side effects are assumed unless somebody says otherwise.
 
     `timeout` is in seconds. `probe` gets the tool's arguments by name, and `context`; see `Tool`.
     """
@@ -44,7 +44,7 @@ class SchemaTool(Tool):
     """
 
     def __init__(
-        self, call: Call, *, name: str, description: str = "", input_schema: JSONSchema | None = None, policy: ToolPolicy
+        self, call: Call, *, name: str, description: str = "", input_schema: JSONSchema | None = None, policy: ToolTraits
     ) -> None:
         self._call = call
         self._schema: JSONSchema = input_schema or {"type": "object", "properties": {}}

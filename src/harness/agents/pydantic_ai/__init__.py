@@ -10,16 +10,16 @@ from harness.errors import UsageError
 if TYPE_CHECKING:
     from harness.agents.pydantic_ai.durability import HarnessDurability
     from harness.agents.pydantic_ai.runs import DurableRun, tool_context
-    from harness.kernel.schema_tools import ToolPolicy
+    from harness.kernel.schema_tools import ToolTraits
 
 _HOME = {
     "DurableRun": "harness.agents.pydantic_ai.runs",
     "HarnessDurability": "harness.agents.pydantic_ai.durability",
-    "ToolPolicy": "harness.kernel.schema_tools",
+    "ToolTraits": "harness.kernel.schema_tools",
     "tool_context": "harness.agents.pydantic_ai.runs",
 }
 
-__all__ = ["DurableRun", "HarnessDurability", "ToolPolicy", "tool_context"]
+__all__ = ["DurableRun", "HarnessDurability", "ToolTraits", "tool_context"]
 
 
 def __getattr__(name: str) -> object:

@@ -20,14 +20,14 @@ from harness.agents.pydantic_ai import runs
 from harness.agents.pydantic_ai.operations import KernelOperations
 from harness.agents.pydantic_ai.runs import DurableRun
 from harness.errors import RunNotActive, UsageError
-from harness.kernel.schema_tools import ToolPolicy
+from harness.kernel.schema_tools import ToolTraits
 from harness.kernel.tenant import TenantContext
 
 if TYPE_CHECKING:
     from harness.kernel import Kernel, ReplayPolicy
 
 _KINDS: frozenset[Literal["function", "mcp", "dynamic"]] = frozenset({"function", "mcp", "dynamic"})
-_ASSUMED = ToolPolicy()
+_ASSUMED = ToolTraits()
 
 
 class HarnessDurability(BaseDurabilityCapability[AgentDepsT]):
@@ -38,7 +38,7 @@ class HarnessDurability(BaseDurabilityCapability[AgentDepsT]):
     asks no model and calls no tool. Code between steps runs again, as everywhere under a kernel.
 
     A tool is taken to have side effects, so that a call that was cut off is an unknown outcome and never simply
-    repeated, unless it is named in `read_only`, or its `ToolPolicy` in `tools` or in the tool's metadata (key "harness",
+    repeated, unless it is named in `read_only`, or its `ToolTraits` in `tools` or in the tool's metadata (key "harness",
     the policy's fields) says otherwise; metadata of False leaves a tool unrecorded. `trust_read_only_hints` believes
     what MCP servers say of their own tools. A tool that needs a capability which the tenant lacks is not shown to the
     model. `models` and `event_stream_handler` are as for the framework's other durability capabilities.
@@ -62,7 +62,7 @@ class HarnessDurability(BaseDurabilityCapability[AgentDepsT]):
         tenant: TenantContext,
         name: str | None = None,
         read_only: Collection[str] = (),
-        tools: Mapping[str, ToolPolicy] | None = None,
+        tools: Mapping[str, ToolTraits] | None = None,
         trust_read_only_hints: bool = False,
         replay_policy: ReplayPolicy = "strict",
         models: Mapping[str, Model] | None = None,
@@ -123,11 +123,11 @@ class HarnessDurability(BaseDurabilityCapability[AgentDepsT]):
             return tool_defs
         return [tool for tool in tool_defs if self._allowed(self.policy_of(tool))]
 
-    def _allowed(self, policy: ToolPolicy | Literal[False]) -> bool:
+    def _allowed(self, policy: ToolTraits | Literal[False]) -> bool:
         needed = None if policy is False else policy.requires_capability
         return needed is None or needed in self._tenant.capabilities
 
-    def policy_of(self, tool: ToolDefinition) -> ToolPolicy | Literal[False]:
+    def policy_of(self, tool: ToolDefinition) -> ToolTraits | Literal[False]:
         """What is decided about a tool; False: it is not recorded."""
         metadata: dict[str, Any] = tool.metadata or {}
         given = metadata.get("harness")
@@ -139,16 +139,16 @@ class HarnessDurability(BaseDurabilityCapability[AgentDepsT]):
             return _policy(tool.name, given)
         hints: Mapping[str, Any] = metadata.get("annotations") or {}
         if tool.name in self._read_only or (self._trust_hints and hints.get("readOnlyHint") is True):
-            return ToolPolicy(side_effect=False)
+            return ToolTraits(side_effect=False)
         return _ASSUMED
 
 
-def _policy(name: str, given: object) -> ToolPolicy:
-    if isinstance(given, ToolPolicy):
+def _policy(name: str, given: object) -> ToolTraits:
+    if isinstance(given, ToolTraits):
         return given
     if not isinstance(given, Mapping):
-        raise UsageError(f"the metadata 'harness' of the tool {name!r} is a ToolPolicy, its fields or False, not {given!r:.60}")
+        raise UsageError(f"the metadata 'harness' of the tool {name!r} is a ToolTraits, its fields or False, not {given!r:.60}")
     try:
-        return ToolPolicy(**cast("Mapping[str, Any]", given))
+        return ToolTraits(**cast("Mapping[str, Any]", given))
     except TypeError as error:
-        raise UsageError(f"the metadata 'harness' of the tool {name!r} makes no ToolPolicy: {error}") from error
+        raise UsageError(f"the metadata 'harness' of the tool {name!r} makes no ToolTraits: {error}") from error

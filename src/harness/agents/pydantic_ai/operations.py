@@ -43,7 +43,7 @@ from harness.agents.pydantic_ai.runs import DurableRun
 from harness.errors import ApprovalRequired, BudgetExceeded, CapabilityDenied, StepRejected, ToolRejected
 from harness.kernel.encoding import to_json
 from harness.kernel.identity import Scope, at_scope
-from harness.kernel.schema_tools import SchemaTool, ToolPolicy
+from harness.kernel.schema_tools import SchemaTool, ToolTraits
 from harness.kernel.tools import ToolExecutionContext, ToolRegistry
 
 ParamsT = TypeVar("ParamsT")
@@ -51,13 +51,13 @@ WireT = TypeVar("WireT")
 ResultT = TypeVar("ResultT")
 T = TypeVar("T")
 
-PolicyOf = Callable[[ToolDefinition], ToolPolicy | Literal[False]]
+PolicyOf = Callable[[ToolDefinition], ToolTraits | Literal[False]]
 _CallParams = ToolsetCallToolParams | DynamicToolsetCallToolParams
-_PURE = ToolPolicy(side_effect=False)
+_PURE = ToolTraits(side_effect=False)
 _ANY_OBJECT = {"type": "object"}
 
 
-class KernelOperations(DurableOperationBackend[ToolPolicy]):
+class KernelOperations(DurableOperationBackend[ToolTraits]):
     """Executes one agent's operations as steps of the run that the calling task works in."""
 
     def __init__(self, agent: str, policy_of: PolicyOf) -> None:
@@ -70,10 +70,10 @@ class KernelOperations(DurableOperationBackend[ToolPolicy]):
 
     def config_for_tool(
         self, operation: DurableOperation[ParamsT, WireT, ResultT], *, tool: object | None, tool_name: str
-    ) -> ToolPolicy | Literal[False]:
+    ) -> ToolTraits | Literal[False]:
         """What is decided about a tool; False: it is no step."""
         if not isinstance(tool, ToolsetTool):
-            return ToolPolicy()
+            return ToolTraits()
         return self._policy_of(cast("ToolsetTool[Any]", tool).tool_def)
 
     def registrations(self) -> Sequence[Callable[..., object]]:
@@ -101,7 +101,7 @@ class _Bound(BoundDurableOperation[ParamsT, WireT, ResultT], Generic[ParamsT, Wi
             case ModelRequestId():
                 return await self._ask(run, scope, params)
             case ToolsetCallToolId():
-                policy = config if isinstance(config, ToolPolicy) else ToolPolicy()
+                policy = config if isinstance(config, ToolTraits) else ToolTraits()
                 return await self._call(run, scope, params, policy)
             case other:
                 return await self._do(run, scope, params, other)
@@ -122,7 +122,7 @@ class _Bound(BoundDurableOperation[ParamsT, WireT, ResultT], Generic[ParamsT, Wi
 
     # Tool calls
 
-    async def _call(self, run: DurableRun, scope: Scope, params: ParamsT, policy: ToolPolicy) -> ResultT:
+    async def _call(self, run: DurableRun, scope: Scope, params: ParamsT, policy: ToolTraits) -> ResultT:
         given = cast("_CallParams", params)
         arguments = to_json(to_jsonable_python(given.tool_args, fallback=repr))
         key = run.call_key(scope, given.ctx.run_step, given.ctx.tool_call_id or given.name)
@@ -153,7 +153,7 @@ class _Bound(BoundDurableOperation[ParamsT, WireT, ResultT], Generic[ParamsT, Wi
         name: str,
         call: Callable[[dict[str, Any], ToolExecutionContext], Awaitable[object]],
         arguments: bytes,
-        policy: ToolPolicy,
+        policy: ToolTraits,
         key: str | None,
     ) -> ResultT:
         tool = SchemaTool(call, name=name, input_schema=_ANY_OBJECT, policy=policy)
