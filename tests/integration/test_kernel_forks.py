@@ -364,8 +364,10 @@ async def test_a_side_effect_without_an_end_stays_unknown_in_the_fork(store: Sto
 
     async def pay(amount: int) -> str:
         paid.append(amount)
+        assert len(paid) == 1
         begun.set()
-        await going_on.wait()
+        async with asyncio.timeout(20):
+            await going_on.wait()
         return "paid"
 
     async with Kernel(store=store) as kernel:

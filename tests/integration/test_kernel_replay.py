@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -142,7 +142,7 @@ async def test_another_model_and_other_words_are_asked(store: Store) -> None:
             ({"prompt": lambda step: None}, "m", "You look after disks.", "How is /var?"),
             ({"prompt": lambda step: PromptChange(system="Be brief.", user=step.step)}, "m", "Be brief.", "agent/turn-3"),
         ):
-            diff = await kernel.replay_run(RUN, **changes)
+            diff = await kernel.replay_run(RUN, **cast("dict[str, Any]", changes))
             assert port.last is not None
             assert (port.last.model, port.last.messages[0].text, port.last.messages[1].text) == (model, system, user)
             assert diff.steps[-1].fields == ("text",)
