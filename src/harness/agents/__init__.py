@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.agents.agent import AgentResult, AutonomousAgent, Outcome, ToolBundle
+    from harness.agents.agent import AutonomousAgent, ToolBundle
     from harness.agents.compaction import CompactionStrategy
     from harness.agents.context import ContextBuilder, ContextRequest
     from harness.agents.harness import BaseHarness
     from harness.agents.incremental import IncrementalTaskHarness
     from harness.agents.mcp import McpTools
+    from harness.agents.loop import AgentResult, Outcome
     from harness.agents.passes import HarnessContext
     from harness.agents.reviewing import DraftReviewVerifyResult, DraftReviewVerifySupervisor, approves
     from harness.agents.skills import Skill, load_skills
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from harness.agents.test_driven import TestDrivenHarness, TestRun
 
 _HOME = {
-    "AgentResult": "agent",
+    "AgentResult": "loop",
     "AutonomousAgent": "agent",
     "BaseHarness": "harness",
     "CompactionStrategy": "compaction",
@@ -35,7 +36,7 @@ _HOME = {
     "HarnessContext": "passes",
     "IncrementalTaskHarness": "incremental",
     "McpTools": "mcp",
-    "Outcome": "agent",
+    "Outcome": "loop",
     "Skill": "skills",
     "SubAgent": "subagents",
     "SupervisorHarness": "supervisor",
