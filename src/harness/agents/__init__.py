@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from harness.agents.context import ContextBuilder, ContextRequest
     from harness.agents.harness import BaseHarness
     from harness.agents.incremental import IncrementalTaskHarness
-    from harness.agents.mcp import McpTools
     from harness.agents.loop import AgentResult, Outcome
+    from harness.agents.mcp import McpTools
     from harness.agents.passes import HarnessContext
     from harness.agents.reviewing import DraftReviewVerifyResult, DraftReviewVerifySupervisor, approves
     from harness.agents.skills import Skill, load_skills
