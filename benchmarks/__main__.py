@@ -1,4 +1,4 @@
-"""`python -m benchmarks [ledger work kernel recovery postgres …] [--json]`: run suites and print their figures."""
+"""`python -m benchmarks [ledger work kernel recovery postgres …] [--peers] [--json]`: run suites and print their figures."""
 
 from __future__ import annotations
 
@@ -8,14 +8,25 @@ import json
 from dataclasses import asdict
 from importlib import import_module
 
-from benchmarks.measure import Figures
+from benchmarks.measure import Figure, Figures
 
 SUITES = ("ledger", "work", "kernel", "recovery", "postgres")
+
+
+def peers() -> list[Figure]:
+    """DBOS and LangGraph beside us and the floor. Their packages: `uv run --group peers`."""
+    from benchmarks.peers import run
+
+    print("peers", flush=True)
+    figures = Figures("peers")
+    run(figures)
+    return figures.rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"any of {', '.join(SUITES)}; default: all")
+    parser.add_argument("--peers", action="store_true", help="measure others on the same work too, where they are installed")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object at the end")
     arguments = parser.parse_args()
     unknown = set(arguments.suites) - set(SUITES)
@@ -27,6 +38,8 @@ def main() -> None:
         figures = Figures(name)
         asyncio.run(import_module(f"benchmarks.{name}").run(figures))
         results[name] = [asdict(row) for row in figures.rows]
+    if arguments.peers:
+        results["peers"] = [asdict(row) for row in peers()]
     if arguments.json:
         print(json.dumps(results))
 

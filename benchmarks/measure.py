@@ -50,7 +50,7 @@ class Floor:
     """What plain sqlite3 needs for one durable event: canonical JSON, SHA-256 chain, insert, commit (WAL, FULL)."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("CREATE TABLE events (id INTEGER PRIMARY KEY, data BLOB, hash BLOB)")
