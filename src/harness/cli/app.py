@@ -38,7 +38,7 @@ COMMANDS = {
     "pause": Entry(section="Look and act", module="pause", help="Stop the agent from acting."),
     "unpause": Entry(section="Look and act", module="pause", help="Let the agent act again."),
     "chaos": Entry(section="Look and act", module="chaos", help="Break a service on purpose; it heals itself after a while."),
-    "ledger": Entry(section="Prove", module="ledger", help="Verify, read and seal the record; replay, fork, compare runs."),
+    "ledger": Entry(section="Prove", module="ledger", help="Verify and seal the record; replay, fork, compare runs."),
     "doctor": Entry(section="Prove", module="doctor", help="Check this machine and this home."),
     "web": Entry(section="Single processes", module="processes", help="The HTTP API and the dashboard alone."),
     "monitor": Entry(section="Single processes", module="processes", help="The monitor alone."),
