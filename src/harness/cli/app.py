@@ -33,7 +33,7 @@ COMMANDS = {
     "services": Entry(section="Look and act", module="services", help="List, start, stop, restart services; read their logs."),
     "checks": Entry(section="Look and act", module="checks", help="List, run, add and silence checks."),
     "tickets": Entry(section="Look and act", module="tickets", help="List, create, note, close, approve and deny tickets."),
-    "questions": Entry(section="Look and act", module="questions", help="List and answer what people are asked; approve, deny."),
+    "questions": Entry(section="Look and act", module="questions", help="List, answer what people are asked; approve, deny."),
     "incident": Entry(section="Look and act", module="incident", help="Show, export and explain one incident."),
     "pause": Entry(section="Look and act", module="pause", help="Stop the agent from acting."),
     "unpause": Entry(section="Look and act", module="pause", help="Let the agent act again."),
