@@ -305,6 +305,20 @@ async def test_failure_7_reconciling_a_failure(store: Store) -> None:
         await pay(kernel)
 
 
+@pytest.mark.parametrize("outcome", ["done", "", True, ["completed"]])
+async def test_an_outcome_that_there_is_not_settles_nothing(store: Store, outcome: Any) -> None:
+    """A mistyped outcome is refused: silence would look as if it had been recorded."""
+    bank = Bank()
+    await crashed(store, bank.kernel(store))
+    kernel = bank.kernel(store)
+    before = await store.read(f"run/{RUN}")
+
+    with pytest.raises(UsageError, match="outcome is one of completed, failed, probe, retry, or None"):
+        await kernel.reconcile_tool(run_id=RUN, tenant=TENANT, tool_name="pay", step_key="pay", outcome=outcome)
+
+    assert await store.read(f"run/{RUN}") == before
+
+
 async def test_only_the_unknown_can_be_reconciled(store: Store) -> None:
     """A step whose outcome is known, and one that nobody began, are refused."""
     bank = Bank()

@@ -62,6 +62,12 @@ def check_seconds(what: str, value: Any) -> None:
         raise UsageError(f"{what} is a number of seconds above 0, not {value!r}")
 
 
+def check_choice(what: str, value: Any, choices: tuple[str, ...]) -> None:
+    """One of a few words, or None."""
+    if value is not None and (not isinstance(value, str) or value not in choices):
+        raise UsageError(f"{what} is one of {', '.join(choices)}, or None, not {_shown(value)}")
+
+
 def check_run_id(run_id: Any) -> None:
     """The id of a run that is to be begun or found."""
     _name("run_id", run_id)

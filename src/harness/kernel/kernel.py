@@ -6,11 +6,11 @@ import contextlib
 import copy
 import sys
 from collections.abc import Callable, Collection, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
 
 from harness.errors import NotFound, UsageError
 from harness.kernel.artifacts import Artifacts
-from harness.kernel.checking import check_model_step, check_parts, check_tool_step, check_visible
+from harness.kernel.checking import check_choice, check_model_step, check_parts, check_tool_step, check_visible
 from harness.kernel.foreign_methods import ForeignMethods
 from harness.kernel.fork_methods import ForkMethods
 from harness.kernel.forks import Forks
@@ -288,6 +288,7 @@ class Kernel(
         its probe again needs the `arguments` themselves.
         """
         self._open()
+        check_choice("outcome", outcome, get_args(Outcome))
         run = await self._run(run_id, tenant)
         if not run.held:
             await self._steps.leases.catch_up(run)
