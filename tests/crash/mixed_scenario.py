@@ -1,7 +1,7 @@
 """Everything at once, killed at any instant and resumed: parallel steps, side effects, timers, pauses, children, forks,
 sub-agents, approvals, budgets. Driven by `test_mixed_crash`.
 
-Run as a program: `mixed_scenario.py FOLDER points|random COUNT SEED`; see `kernel_scenario`, whose tools it uses.
+Run as a program: `mixed_scenario.py FOLDER points EVERY | random KILLS SEED`; see `kernel_scenario`, whose tools it uses.
 """
 
 from __future__ import annotations
@@ -282,10 +282,11 @@ def main() -> None:
             while point(root, f"{when}-{n}", lambda folder, n=n, when=when: lambda: attempt(folder, n, when), resume):
                 n += int(sys.argv[3])
     else:
-        dice = random.Random(int(sys.argv[4]))
-        for number in range(int(sys.argv[3])):
+        dice, wanted, killed, number = random.Random(int(sys.argv[4])), int(sys.argv[3]), 0, 0
+        while killed < wanted and number < 3 * wanted:  # some are over before they are to be killed
             seconds = dice.uniform(0.002, 0.35)
-            point(root, f"random-{number}", lambda folder: lambda: attempt(folder, -1, ""), resume, seconds=seconds)
+            killed += point(root, f"random-{number}", lambda folder: lambda: attempt(folder, -1, ""), resume, seconds=seconds)
+            number += 1
 
 
 if __name__ == "__main__":

@@ -23,6 +23,6 @@ def test_kills_at_every_seventh_write_of_a_mixed_scenario(tmp_path: Path, run_po
 @pytest.mark.timeout(1800)
 def test_a_thousand_random_kills_of_a_mixed_scenario(tmp_path: Path, run_points: Points) -> None:
     """The same at any instant at all."""
-    points = run_points(SCENARIO, tmp_path, "random", "1400", "7", seconds=1790)
+    points = run_points(SCENARIO, tmp_path, "random", "1000", "7", seconds=1790)
 
     assert sum(point["killed"] for point in points) >= 1000
