@@ -19,7 +19,7 @@ import pytest
 from harness import Kernel, MemoryStore, StepRejected, TenantContext, ToolRejected, UsageError
 from harness.agents.bundles.coding import EXECUTE, READ, WORKTREE, WRITE, CommandLimits
 from harness.errors import CapabilityDenied
-from harness.processes import Limits
+from harness.processes import ResourceLimits
 from harness.tools import CodingHarnessTools
 
 TENANT = TenantContext(tenant_id="coder", capabilities=frozenset({WORKTREE, READ, WRITE, EXECUTE}))
@@ -387,7 +387,7 @@ async def test_a_command_is_ended_as_a_tree(root: Path) -> None:
 async def test_a_command_is_limited_in_memory_processor_output_and_files(root: Path) -> None:
     """A greedy program hurts itself only, and what it floods out is shortened in the middle."""
     limits = CommandLimits(
-        seconds=60, output_bytes=1000, processes=Limits(memory_bytes=512 << 20, cpu_seconds=2, file_bytes=1 << 20)
+        seconds=60, output_bytes=1000, processes=ResourceLimits(memory_bytes=512 << 20, cpu_seconds=2, file_bytes=1 << 20)
     )
     tools = CodingHarnessTools(sandbox_root=root, commands=[(sys.executable,)], limits=limits)
     async with Kernel(store=MemoryStore(), tool_port=tools) as kernel:

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from harness.errors import ProcessError
-from harness.processes import Limits, Spec, capture
+from harness.processes import ResourceLimits, Spec, capture
 
 TAG = "test/capture"
 
@@ -73,12 +73,12 @@ async def test_a_cancelled_caller_leaves_nobody(tmp_path: Path) -> None:
 async def test_limits_are_set_before_the_program_begins() -> None:
     """The program finds them, and so does what it starts."""
     code = "import resource as r; print([r.getrlimit(kind)[0] for kind in (r.RLIMIT_CPU, r.RLIMIT_NOFILE, r.RLIMIT_FSIZE)])"
-    limits = Limits(cpu_seconds=7, file_bytes=1 << 20, open_files=99)
+    limits = ResourceLimits(cpu_seconds=7, file_bytes=1 << 20, open_files=99)
 
     done = await capture(Spec(argv=limits.wrapped(("sh", "-c", f'{sys.executable} -c "{code}"')), tag=TAG), timeout_seconds=30)
 
     assert done.output == b"[7, 99, 1048576]\n"
-    assert Limits().wrapped(("x",)) == ("x",)
+    assert ResourceLimits().wrapped(("x",)) == ("x",)
 
 
 async def test_a_program_that_is_not_there_is_an_error_in_words() -> None:
@@ -86,6 +86,6 @@ async def test_a_program_that_is_not_there_is_an_error_in_words() -> None:
     with pytest.raises(ProcessError, match="is it installed"):
         await capture(Spec(argv=("no-such-program",), tag=TAG), timeout_seconds=5)
 
-    done = await capture(Spec(argv=Limits(cpu_seconds=9).wrapped(("no-such-program",)), tag=TAG), timeout_seconds=30)
+    done = await capture(Spec(argv=ResourceLimits(cpu_seconds=9).wrapped(("no-such-program",)), tag=TAG), timeout_seconds=30)
 
     assert (done.exit.code, b"no-such-program: cannot be started" in done.output) == (127, True)

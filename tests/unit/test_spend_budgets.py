@@ -12,7 +12,7 @@ from harness.ledger import MemoryStore
 from harness.spend import Budgets, Price, Slice, cost_micro_usd, estimate_micro_usd, price_of
 from harness.spend.budgets import usd
 from harness.spend.prices import PRICES
-from harness.spend.slices import asked
+from harness.spend.slices import slice_size
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_slice_never_spends_what_the_counter_does_not_hold(steps: list[tuple[i
 @given(missing=st.integers(1, 10**9), needed=st.integers(1, 10**9), left=st.integers(0, 10**12))
 def test_a_run_asks_for_what_it_lacks_and_little_more(missing: int, needed: int, left: int) -> None:
     """A slice covers what is missing, and beyond that no more than a part of what the tenant has left."""
-    amount = asked(missing, needed=needed, left=left)
+    amount = slice_size(missing, needed=needed, left=left)
 
     assert amount >= missing
     assert amount == missing or amount <= left / 4

@@ -22,7 +22,7 @@ from harness.agents.steps import AgentSteps
 from harness.agents.subagents import PRESENT_MODEL, SubAgent
 from harness.agents.toolbox import Toolbox
 from harness.errors import RunNotActive, UsageError
-from harness.kernel.ports import Message, ModelCallOptions, OutputSchema
+from harness.kernel import Message, ModelCallOptions, OutputSchema
 
 if TYPE_CHECKING:
     from harness.kernel import Kernel, ReplayPolicy, TenantContext, ToolRegistry

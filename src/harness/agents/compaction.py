@@ -15,7 +15,7 @@ import msgspec
 
 from harness.agents.conversation import shortened
 from harness.errors import UsageError
-from harness.kernel.ports import Message, Usage
+from harness.kernel import Message, Usage
 
 CHARACTERS_PER_TOKEN = 4  # an estimate for English and code; the provider's own count is known only afterwards
 _TOKENS_PER_MESSAGE = 4

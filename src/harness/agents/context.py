@@ -14,7 +14,7 @@ import msgspec
 
 from harness.agents.conversation import opening, shortened
 from harness.errors import UsageError
-from harness.kernel.ports import Message
+from harness.kernel import Message
 
 if TYPE_CHECKING:
     from harness.agents.memory import Memory

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from harness.kernel.ports import Message, ToolCall
+from harness.kernel import Message, ToolCall
 
 _SHORTENED = "\n… [{left} of {all} characters left out] …\n"
 

@@ -16,8 +16,15 @@ from harness.kernel import Kernel, ModelInput, TenantContext
 
 if TYPE_CHECKING:
     from harness.agents.agent import AgentResult, ToolBundle
-    from harness.kernel import Message, ModelCallOptions, ReplayPolicy, StepModelResult, StepToolResult, ToolDefinition
-    from harness.kernel.ports import OutputSchema
+    from harness.kernel import (
+        Message,
+        ModelCallOptions,
+        OutputSchema,
+        ReplayPolicy,
+        StepModelResult,
+        StepToolResult,
+        ToolDefinition,
+    )
 
 DEFAULT_SYSTEM_PROMPT = "You work on your own until the task is done."
 

@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from harness.agents.suspension import suspending
-from harness.kernel import Tool, ToolExecutionContext, records
-from harness.kernel.runs import stream_of
+from harness.kernel import Tool, ToolExecutionContext, records, stream_of
 from harness.text import cleaned
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from harness.agents.conversation import said, spoken, unusable
 from harness.agents.skills import LOAD_SKILL
 from harness.agents.steps import AgentSteps, Used
 from harness.errors import ModelMalformed
-from harness.kernel.ports import Message, StopReason, ToolCall, Usage
+from harness.kernel import Message, StopReason, ToolCall, Usage
 
 if TYPE_CHECKING:
     from harness.kernel import StepModelResult

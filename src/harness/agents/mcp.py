@@ -16,10 +16,7 @@ import msgspec
 
 from harness.agents.mcp_connection import Connection, HttpServer, Listed, Lost, StdioServer
 from harness.errors import KernelError, NotFound, OutcomeUnknown, ToolRejected, UsageError
-from harness.kernel.matching import digest_of
-from harness.kernel.ports import JSONSchema
-from harness.kernel.schema_tools import SchemaTool, ToolTraits
-from harness.kernel.tools import ToolExecutionContext, ToolRegistry
+from harness.kernel import JSONSchema, SchemaTool, ToolExecutionContext, ToolRegistry, ToolTraits, digest_of
 
 if TYPE_CHECKING:
     from harness.kernel import Kernel, TenantContext

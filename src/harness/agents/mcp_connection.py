@@ -209,7 +209,7 @@ async def _http(stack: AsyncExitStack, server: HttpServer) -> Any:
 
 def _marked(name: str, given: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """A tag of its own, and an environment that carries it to every descendant."""
-    from harness.processes.environment import marked, new_spawn_word
+    from harness.processes import marked, new_spawn_word
 
     word = new_spawn_word()
     tag = f"mcp/{name}/{word}"

@@ -23,8 +23,7 @@ from harness.errors import (
     StepRejected,
     UsageError,
 )
-from harness.kernel import ModelInput, Tool, ToolRegistry
-from harness.kernel.ports import Message, ModelCallOptions, OutputSchema, ToolCall
+from harness.kernel import Message, ModelCallOptions, ModelInput, OutputSchema, Tool, ToolCall, ToolRegistry
 
 if TYPE_CHECKING:
     from harness.agents.context import ContextBuilder, ContextRequest

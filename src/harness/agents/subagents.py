@@ -29,8 +29,7 @@ from harness.errors import (
     ToolRejected,
     UsageError,
 )
-from harness.kernel import Tool, ToolExecutionContext
-from harness.kernel.ports import ModelCallOptions, OutputSchema, Usage
+from harness.kernel import ModelCallOptions, OutputSchema, Tool, ToolExecutionContext, Usage
 
 if TYPE_CHECKING:
     from harness.agents.agent import AgentResult, AutonomousAgent, ToolBundle

@@ -1,4 +1,8 @@
-"""One recorded step after another: the kernel. Import from here, not from the modules inside."""
+"""One recorded step after another: the kernel. Import from here, not from the modules inside.
+
+The functions are for the rooms above, which read runs and record for other frameworks. Events are in
+`harness.kernel.records`, which may be imported as a module; `middleware` and `providers` have doors of their own.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from harness.kernel.causes import Cause, causes, step_place
     from harness.kernel.diffing import ReplayDiff, RunDiff, StepDiff
+    from harness.kernel.encoding import to_json
+    from harness.kernel.foreign_methods import ForeignRequest
+    from harness.kernel.identity import Scope, at_scope, current_scope
     from harness.kernel.insight_results import RunExplanation, RunProgress
     from harness.kernel.kernel import Kernel
-    from harness.kernel.matching import ReplayPolicy
+    from harness.kernel.lifecycle import RUNS_VIEW
+    from harness.kernel.matching import ReplayPolicy, digest_of
     from harness.kernel.middleware import CapabilityGuardMiddleware, KernelMiddleware, ModelInvocation
     from harness.kernel.policy import KernelPolicy
     from harness.kernel.ports import (
+        JSONSchema,
         Message,
         MockModelPort,
         ModelCallOptions,
         ModelPort,
         ModelRequest,
         ModelResult,
+        Native,
+        OutputSchema,
         ScriptedModelPort,
+        StopReason,
         StreamingModelPort,
         ToolCall,
         ToolDefinition,
@@ -34,8 +47,10 @@ if TYPE_CHECKING:
         StepToolResult,
     )
     from harness.kernel.rewording import PromptChange
+    from harness.kernel.runs import stream_of
     from harness.kernel.schema_tools import SchemaTool, ToolTraits
     from harness.kernel.sessions import Session
+    from harness.kernel.story import Story, story_of
     from harness.kernel.streaming import ModelStream, TextDelta
     from harness.kernel.tenant import TenantContext
     from harness.kernel.tools import Probed, Tool, ToolExecutionContext, ToolRegistry
@@ -45,6 +60,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "CapabilityGuardMiddleware": "middleware",
+    "Cause": "causes",
+    "ForeignRequest": "foreign_methods",
+    "JSONSchema": "ports",
     "Kernel": "kernel",
     "KernelMiddleware": "middleware",
     "KernelPolicy": "policy",
@@ -57,8 +75,11 @@ _HOME = {
     "ModelRequest": "ports",
     "ModelResult": "ports",
     "ModelStream": "streaming",
+    "Native": "ports",
+    "OutputSchema": "ports",
     "Probed": "tools",
     "PromptChange": "rewording",
+    "RUNS_VIEW": "lifecycle",
     "ReplayDiff": "diffing",
     "ReplayPolicy": "matching",
     "RetryPolicy": "workflow.results",
@@ -68,12 +89,15 @@ _HOME = {
     "RunProgress": "insight_results",
     "RunStatus": "results",
     "SchemaTool": "schema_tools",
+    "Scope": "identity",
     "ScriptedModelPort": "ports",
     "Session": "sessions",
     "StepDiff": "diffing",
     "StepModelResult": "results",
     "StepRecord": "results",
     "StepToolResult": "results",
+    "StopReason": "ports",
+    "Story": "story",
     "StreamingModelPort": "ports",
     "TenantContext": "tenant",
     "TextDelta": "streaming",
@@ -88,10 +112,22 @@ _HOME = {
     "Usage": "ports",
     "WorkflowContext": "workflow.context",
     "WorkflowResult": "workflow.results",
+    "at_scope": "identity",
+    "causes": "causes",
+    "current_scope": "identity",
+    "digest_of": "matching",
+    "step_place": "causes",
+    "story_of": "story",
+    "stream_of": "runs",
+    "to_json": "encoding",
 }
 
 __all__ = [
+    "RUNS_VIEW",
     "CapabilityGuardMiddleware",
+    "Cause",
+    "ForeignRequest",
+    "JSONSchema",
     "Kernel",
     "KernelMiddleware",
     "KernelPolicy",
@@ -104,6 +140,8 @@ __all__ = [
     "ModelRequest",
     "ModelResult",
     "ModelStream",
+    "Native",
+    "OutputSchema",
     "Probed",
     "PromptChange",
     "ReplayDiff",
@@ -115,12 +153,15 @@ __all__ = [
     "RunProgress",
     "RunStatus",
     "SchemaTool",
+    "Scope",
     "ScriptedModelPort",
     "Session",
     "StepDiff",
     "StepModelResult",
     "StepRecord",
     "StepToolResult",
+    "StopReason",
+    "Story",
     "StreamingModelPort",
     "TenantContext",
     "TextDelta",
@@ -135,6 +176,14 @@ __all__ = [
     "Usage",
     "WorkflowContext",
     "WorkflowResult",
+    "at_scope",
+    "causes",
+    "current_scope",
+    "digest_of",
+    "step_place",
+    "story_of",
+    "stream_of",
+    "to_json",
 ]
 
 

@@ -10,9 +10,7 @@ from harness.kernel.records import BudgetChanged
 from harness.kernel.runs import RunState
 from harness.kernel.tenant import TenantContext
 from harness.ledger import Appended, Draft, Guard, Reserve, Store
-from harness.spend import counter
-from harness.spend.budgets import exceeded
-from harness.spend.slices import asked
+from harness.spend import budget_exceeded, counter, slice_size
 
 Write = Callable[[RunState, Sequence[Draft], Sequence[Guard]], Awaitable[Appended]]
 ReleaseOthers = Callable[[RunState, Sequence[str]], Awaitable[None]]
@@ -45,13 +43,13 @@ class Purse:
 
     async def _take(self, run: RunState, missing: int, needed: int, limit: int) -> None:
         left = limit - await self._store.reserved(counter(run.tenant_id))
-        for amount in dict.fromkeys((asked(missing, needed=needed, left=max(0, left)), missing)):
+        for amount in dict.fromkeys((slice_size(missing, needed=needed, left=max(0, left)), missing)):
             if await self._taken(run, amount, limit) is None:
                 return
         await self._collect(run)
         refusal = await self._taken(run, missing, limit)
         if refusal is not None:
-            raise exceeded(run.tenant_id, refusal) from refusal
+            raise budget_exceeded(run.tenant_id, refusal) from refusal
 
     async def _taken(self, run: RunState, amount: int, limit: int) -> Refused | None:
         taken = Draft(

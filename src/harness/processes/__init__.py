@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.processes.capturing import Captured, capture
-    from harness.processes.environment import clean_env
-    from harness.processes.identity import Identity
-    from harness.processes.limits import Limits
+    from harness.processes.environment import clean_env, marked, new_spawn_word
+    from harness.processes.identity import Identity, read_environment
+    from harness.processes.limits import ResourceLimits
     from harness.processes.log import Chunk, Line, LogReader
     from harness.processes.output import Lines
     from harness.processes.process import Exit, Process
@@ -34,11 +34,14 @@ _HOME = {
     "find": "tree",
     "Found": "tree",
     "Identity": "identity",
-    "Limits": "limits",
+    "ResourceLimits": "limits",
     "Line": "log",
     "Lines": "output",
     "LogReader": "log",
+    "marked": "environment",
+    "new_spawn_word": "environment",
     "Process": "process",
+    "read_environment": "identity",
     "RotatingLog": "rotating",
     "Size": "pty",
     "spawn": "starting",
@@ -52,11 +55,11 @@ __all__ = [
     "Exit",
     "Found",
     "Identity",
-    "Limits",
     "Line",
     "Lines",
     "LogReader",
     "Process",
+    "ResourceLimits",
     "RotatingLog",
     "Size",
     "Spec",
@@ -67,6 +70,9 @@ __all__ = [
     "clean_env",
     "end_tagged",
     "find",
+    "marked",
+    "new_spawn_word",
+    "read_environment",
     "spawn",
 ]
 

@@ -15,7 +15,7 @@ FAILED = 127
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ResourceLimits:
     """What a process may take; None leaves it as it is. Each counts for each process of the tree by itself."""
 
     cpu_seconds: int | None = None

@@ -22,7 +22,7 @@ from harness.recovery.failures import Failure, Severity
 from harness.text import cleaned, fenced
 
 if TYPE_CHECKING:
-    from harness.kernel.ports import Message, ModelPort
+    from harness.kernel import Message, ModelPort
 
 ANALYST_TASK = "analyst: does this failure need a ticket?"
 """The first line of the system message, by which a model of rules knows what it is asked."""
@@ -237,7 +237,7 @@ def port_named(name: str) -> ModelPort:
 
 def messages(evidence: Evidence) -> tuple[Message, ...]:
     """What the model is told: the task, the evidence as JSON, and the target's own words behind a fence."""
-    from harness.kernel.ports import Message
+    from harness.kernel import Message
 
     facts = msgspec.json.encode(msgspec.structs.replace(evidence, log="", configuration=""), order="sorted").decode()
     parts = [f"{evidence.failure.title}\n\n{EVIDENCE_HEADER}{facts}"]

@@ -49,7 +49,7 @@ from harness.settings import Count, Seconds, SecondsOrNone
 from harness.work import OPEN, Status
 
 if TYPE_CHECKING:
-    from harness.kernel.ports import ModelPort
+    from harness.kernel import ModelPort
 
 HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 20.0

@@ -14,7 +14,7 @@ from typing import Any, cast
 import msgspec
 
 from harness.errors import ModelMalformed
-from harness.kernel.ports import Message, ModelRequest, ModelResult, ToolCall, Usage
+from harness.kernel import Message, ModelRequest, ModelResult, ToolCall, Usage
 from harness.recovery.analyst import ANALYST_TASK, EVIDENCE_HEADER, CheckEvidence, Evidence
 from harness.recovery.brief import Facts, facts_in
 from harness.recovery.diagnosis import Diagnosis, diagnose, signs_of

@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.repo.git import Git, GitAnswer
-    from harness.repo.worktrees import Worktree, Worktrees
+    from harness.repo.worktrees import Worktree, Worktrees, check_worktree_name
 
-_HOME = {"Git": "git", "GitAnswer": "git", "Worktree": "worktrees", "Worktrees": "worktrees"}
+_HOME = {
+    "Git": "git",
+    "GitAnswer": "git",
+    "Worktree": "worktrees",
+    "Worktrees": "worktrees",
+    "check_worktree_name": "worktrees",
+}
 
-__all__ = ["Git", "GitAnswer", "Worktree", "Worktrees"]
+__all__ = ["Git", "GitAnswer", "Worktree", "Worktrees", "check_worktree_name"]
 
 
 def __getattr__(name: str) -> object:

@@ -46,7 +46,7 @@ class Worktrees:
         One that was left half made is made anew. Raises `UsageError` for a bad name or base, `ProcessError` with git's
         words if the path or the branch is in use.
         """
-        check_name(branch.rpartition("/")[2])
+        check_worktree_name(branch.rpartition("/")[2])
         if base.startswith("-") or not (await self._git.try_run("rev-parse", "--verify", "--quiet", f"{base}^{{commit}}")).ok:
             raise UsageError(f"{base!r} is no commit of {self._git.directory}")
         async with self._alone():
@@ -101,7 +101,7 @@ class Worktrees:
             os.close(fd)
 
 
-def check_name(name: str) -> None:
+def check_worktree_name(name: str) -> None:
     """Refuse a name that is not plain letters, digits, `.`, `_` and `-`. Raises `UsageError`."""
     if not _NAME.fullmatch(name) or name.endswith((".", ".lock")) or ".." in name:
         raise UsageError(f"a worktree's name is made of letters, digits, '.', '_' and '-', not {name!r}")

@@ -6,19 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.spend.budgets import Budgets, Reservation, counter
+    from harness.spend.budgets import Budgets, Reservation, budget_exceeded, counter
     from harness.spend.prices import Price, cost_micro_usd, estimate_micro_usd, price_of
-    from harness.spend.slices import Slice
+    from harness.spend.slices import Slice, slice_size
 
 _HOME = {
     "Budgets": "budgets",
     "Price": "prices",
     "Reservation": "budgets",
     "Slice": "slices",
+    "budget_exceeded": "budgets",
     "cost_micro_usd": "prices",
     "counter": "budgets",
     "estimate_micro_usd": "prices",
     "price_of": "prices",
+    "slice_size": "slices",
 }
 
 __all__ = [
@@ -26,10 +28,12 @@ __all__ = [
     "Price",
     "Reservation",
     "Slice",
+    "budget_exceeded",
     "cost_micro_usd",
     "counter",
     "estimate_micro_usd",
     "price_of",
+    "slice_size",
 ]
 
 

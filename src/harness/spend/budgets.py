@@ -51,7 +51,7 @@ def reserving(tenant_id: str, amount: int, limit: int | None) -> Guard:
     return Reserve(counter(tenant_id), amount, limit)
 
 
-def exceeded(tenant_id: str, error: Refused) -> BudgetExceeded:
+def budget_exceeded(tenant_id: str, error: Refused) -> BudgetExceeded:
     """A refused reservation in words of money."""
     return BudgetExceeded(
         f"the budget of tenant {tenant_id!r} is {usd(error.limit)}; {usd(error.reserved)} are spent or reserved,"
@@ -84,7 +84,7 @@ class Budgets:
                 Write(stream(tenant_id), (event,)), guards=[reserving(tenant_id, amount, limit)]
             )
         except Refused as error:
-            raise exceeded(tenant_id, error) from error
+            raise budget_exceeded(tenant_id, error) from error
         return Reservation(ref=appended.first.ref, tenant_id=tenant_id, amount=amount)
 
     async def settle(self, reservation: Reservation, cost: int) -> None:

@@ -47,7 +47,7 @@ class Slice:
         return overdraft
 
 
-def asked(missing: int, *, needed: int, left: int) -> int:
+def slice_size(missing: int, *, needed: int, left: int) -> int:
     """How much to take when `missing` is lacking for a step that needs `needed`, and the tenant has `left`.
 
     Enough for several such steps, but no more than a part of what is left, so that other runs find something too.

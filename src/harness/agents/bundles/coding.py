@@ -18,9 +18,8 @@ from harness.agents.bundles.paths import check_argument
 from harness.agents.bundles.rooted import Rooted
 from harness.errors import NotFound, ToolRejected, UsageError
 from harness.kernel import ToolExecutionContext, ToolRegistry
-from harness.processes import Captured, Limits, Spec, capture, clean_env
-from harness.repo import Git, Worktrees
-from harness.repo.worktrees import check_name
+from harness.processes import Captured, ResourceLimits, Spec, capture, clean_env
+from harness.repo import Git, Worktrees, check_worktree_name
 
 WORKTREE = "coding:worktree"
 READ = "coding:read"
@@ -42,11 +41,13 @@ _MAX_LINES = 2_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandLimits:
-    """What a command may take. `seconds` is wall time; the others are those of `Limits`."""
+    """What a command may take. `seconds` is wall time; the others are those of `ResourceLimits`."""
 
     seconds: float = 600
     output_bytes: int = 256 << 10
-    processes: Limits = field(default_factory=lambda: Limits(cpu_seconds=1200, file_bytes=1 << 30, open_files=4096))
+    processes: ResourceLimits = field(
+        default_factory=lambda: ResourceLimits(cpu_seconds=1200, file_bytes=1 << 30, open_files=4096)
+    )
 
 
 class CodingHarnessTools:
@@ -96,7 +97,7 @@ class CodingHarnessTools:
     async def create_worktree(self, name: str, base: str = "HEAD", repository: RootedPath = ".") -> dict[str, Any]:
         """Make a git worktree on a new branch; gives its path. `base` is the commit to begin with."""
         try:
-            check_name(name)
+            check_worktree_name(name)
             with self.root.entered(repository) as folder:
                 git = await self._repository(folder, repository)
                 path = await self._worktree_path(git, name)

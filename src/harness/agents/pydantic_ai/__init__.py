@@ -10,12 +10,12 @@ from harness.errors import UsageError
 if TYPE_CHECKING:
     from harness.agents.pydantic_ai.durability import HarnessDurability
     from harness.agents.pydantic_ai.runs import DurableRun, tool_context
-    from harness.kernel.schema_tools import ToolTraits
+    from harness.kernel import ToolTraits
 
 _HOME = {
     "DurableRun": "harness.agents.pydantic_ai.runs",
     "HarnessDurability": "harness.agents.pydantic_ai.durability",
-    "ToolTraits": "harness.kernel.schema_tools",
+    "ToolTraits": "harness.kernel",
     "tool_context": "harness.agents.pydantic_ai.runs",
 }
 

@@ -20,8 +20,7 @@ from harness.agents.pydantic_ai import runs
 from harness.agents.pydantic_ai.operations import KernelOperations
 from harness.agents.pydantic_ai.runs import DurableRun
 from harness.errors import RunNotActive, UsageError
-from harness.kernel.schema_tools import ToolTraits
-from harness.kernel.tenant import TenantContext
+from harness.kernel import TenantContext, ToolTraits
 
 if TYPE_CHECKING:
     from harness.kernel import Kernel, ReplayPolicy

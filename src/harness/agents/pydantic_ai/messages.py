@@ -28,8 +28,7 @@ from pydantic_ai.models import ModelRequestParameters
 from pydantic_core import to_jsonable_python
 
 from harness.errors import UsageError
-from harness.kernel.encoding import to_json
-from harness.kernel.ports import Message, Native, ToolCall
+from harness.kernel import Message, Native, ToolCall, to_json
 
 PROVIDER = "pydantic-ai"
 _UNSEEN = frozenset({"timestamp", "run_id", "conversation_id", "metadata"})  # by models, and other ones on every replay

@@ -41,10 +41,7 @@ from harness.agents.pydantic_ai import runs
 from harness.agents.pydantic_ai.requests import request_of, response_of
 from harness.agents.pydantic_ai.runs import DurableRun
 from harness.errors import ApprovalRequired, BudgetExceeded, CapabilityDenied, StepRejected, ToolRejected
-from harness.kernel.encoding import to_json
-from harness.kernel.identity import Scope, at_scope
-from harness.kernel.schema_tools import SchemaTool, ToolTraits
-from harness.kernel.tools import ToolExecutionContext, ToolRegistry
+from harness.kernel import SchemaTool, Scope, ToolExecutionContext, ToolRegistry, ToolTraits, at_scope, to_json
 
 ParamsT = TypeVar("ParamsT")
 WireT = TypeVar("WireT")

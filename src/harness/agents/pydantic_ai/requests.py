@@ -17,17 +17,17 @@ from pydantic_core import to_jsonable_python
 
 from harness.agents.pydantic_ai.messages import PROVIDER, Conversation, call_of
 from harness.errors import ModelError, ModelMalformed, ModelUnavailable, UsageError
-from harness.kernel.foreign_methods import ForeignRequest
-from harness.kernel.ports import (
+from harness.kernel import (
+    ForeignRequest,
     ModelCallOptions,
     ModelRequest,
     ModelResult,
     Native,
+    StepModelResult,
     StopReason,
     ToolDefinition,
     Usage,
 )
-from harness.kernel.results import StepModelResult
 
 Ask = Callable[[ModelRequestParams], Awaitable[ModelResponse]]
 

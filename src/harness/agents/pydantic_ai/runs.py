@@ -6,9 +6,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
-from harness.kernel.identity import Scope, current_scope
-from harness.kernel.tenant import TenantContext
-from harness.kernel.tools import ToolExecutionContext
+from harness.kernel import Scope, TenantContext, ToolExecutionContext, current_scope
 
 if TYPE_CHECKING:
     from harness.kernel import Kernel, ReplayPolicy

@@ -188,7 +188,7 @@ def _of_home(stage: Stage) -> list[object]:
 
 def _held(stage: Stage) -> int:
     """How many of our ports are still listened on, unless it is plainly somebody else who took one since."""
-    from harness.processes.identity import read_environment
+    from harness.processes import read_environment
     from harness.recovery.supervisor.launch import port_holder
 
     held = [port_holder(f"127.0.0.1:{port}") for port in (stage.web_port, stage.service_port)]
