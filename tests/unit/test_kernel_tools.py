@@ -25,6 +25,10 @@ class Address(BaseModel):
     number: int = 1
 
 
+class Spot(BaseModel):
+    x: float
+
+
 def ship(to: Address, kind: Literal["fast", "slow"] = "slow", json: bool = False, *, ctx: ToolExecutionContext) -> str:
     """Send a parcel."""
     return f"{to.street} {to.number} {kind} {json} {ctx.idempotency_key}"
@@ -122,6 +126,8 @@ async def test_what_a_synchronous_tool_raises_reaches_the_caller() -> None:
         ({"b": 1, "a": 2}, b'{"a":2,"b":1}'),
         ([1, 2.5, True], b"[1,2.5,true]"),
         (Address(street="Elm"), b'{"number":1,"street":"Elm"}'),
+        ([Address(street="Elm")], b'[{"number":1,"street":"Elm"}]'),
+        ({"home": {"at": Address(street="Elm", number=2)}}, b'{"home":{"at":{"number":2,"street":"Elm"}}}'),
     ],
 )
 def test_results_are_json(result: Any, recorded: bytes) -> None:
@@ -129,7 +135,7 @@ def test_results_are_json(result: Any, recorded: bytes) -> None:
     assert result_bytes("t", result) == recorded
 
 
-@pytest.mark.parametrize("result", [object(), float("nan"), [float("inf")]])
+@pytest.mark.parametrize("result", [object(), float("nan"), [float("inf")], Address, [Spot(x=float("nan"))]])
 def test_a_result_that_is_no_json_is_a_type_error(result: Any) -> None:
     """What cannot be recorded is refused."""
     with pytest.raises(TypeError, match="no JSON"):

@@ -7,7 +7,16 @@ from typing import Any, cast
 
 import msgspec
 
-_encode = msgspec.json.Encoder(order="sorted").encode
+
+def _dumped(value: object) -> object:
+    """What stands inside of something else and only pydantic can write."""
+    dump = getattr(value, "model_dump", None)
+    if not callable(dump) or isinstance(value, type):
+        raise TypeError(f"{type(value).__name__} is no JSON value")
+    return dump(mode="json")
+
+
+_encode = msgspec.json.Encoder(order="sorted", enc_hook=_dumped).encode
 
 
 def to_json(value: Any) -> bytes:
@@ -17,7 +26,7 @@ def to_json(value: Any) -> bytes:
         plain = dump(mode="json") if callable(dump) else value
         data = _encode(plain)
         if b"null" in data:  # msgspec writes NaN as null, so only then is a closer look needed
-            _refuse_nan(msgspec.to_builtins(plain))
+            _refuse_nan(msgspec.to_builtins(plain, enc_hook=_dumped))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(f"{type(value).__name__} is no JSON: {error}") from error
     return data

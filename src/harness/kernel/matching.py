@@ -19,7 +19,7 @@ from harness.kernel.ports import Message, ModelCallOptions
 from harness.kernel.records import ModelInputs
 
 ReplayPolicy = Literal["strict", "allow_prompt_drift", "fork_on_drift"]
-POLICIES: frozenset[str] = frozenset({"strict", "allow_prompt_drift", "fork_on_drift"})
+POLICIES: tuple[str, ...] = ("strict", "allow_prompt_drift", "fork_on_drift")
 
 MAX_PROMPT_BYTES = 16 << 20
 _HASH_CHARACTERS = 32
