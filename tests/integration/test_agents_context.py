@@ -174,6 +174,21 @@ async def test_a_tenants_memory_outlives_the_run(store: Store) -> None:
     assert "8080" not in second.port.requests[-2].messages[0].text
 
 
+async def test_what_an_agent_remembers_is_known_in_a_fork(store: Store) -> None:
+    """The fork replays that something was kept, so it finds it; what the parent forgets later is the parent's."""
+    bench = Bench(store, call("remember", key="port", text="8080"), calls(call("recall", "2", key="port"), call("recall", "3")),
+                  call("forget", key="port"), "Done.")  # fmt: skip
+    await bench.run()
+    kept = await store.latest("run/r", "agent/turn-1/call-1")
+    assert kept is not None
+    await bench.kernel.fork_run(run_id="r", at_seq=kept.seq, new_run_id="fork")
+
+    forked = await bench.run(run_id="fork")
+
+    assert told(forked)[1:3] == [({"entries": {"port": "8080"}}, False), ({"keys": ["port"]}, False)]
+    assert await bench.kernel.get_artifact(run_id="fork", key="memory/port") is None
+
+
 async def test_memory_has_limits(store: Store) -> None:
     """What is too much, or under no key, is refused with the reason, and the agent goes on."""
     bench = Bench(

@@ -452,6 +452,74 @@ async def test_an_erased_intent_is_never_taken_for_nothing(store: Store) -> None
             await running
 
 
+async def test_a_fork_has_the_artifacts_of_its_beginning(store: Store) -> None:
+    """As they were at the fork point, through forks of forks, until it sets its own; the parent keeps its own."""
+
+    async def keep(kernel: Kernel, run_id: str, key: str, value: object) -> int:
+        return await kernel.set_artifact(run_id=run_id, tenant=TENANT, key=key, value=value)
+
+    async with Kernel(store=store, model_port=Echo()) as kernel:
+        await kernel.start_run(tenant=TENANT, run_id=RUN)
+        await keep(kernel, RUN, "plan", "old")
+        at = await keep(kernel, RUN, "other", 1)
+        await kernel.fork_run(run_id=RUN, at_seq=at, new_run_id="fork")
+        await keep(kernel, RUN, "plan", "new")
+        await keep(kernel, RUN, "later", 2)
+        await keep(kernel, "fork", "other", 3)
+        await kernel.fork_run(run_id="fork", at_seq=1, new_run_id="fork-of-fork")
+
+        for run_id, expected in (
+            (RUN, {"plan": "new", "other": 1, "later": 2}),
+            ("fork", {"plan": "old", "other": 3}),
+            ("fork-of-fork", {"plan": "old", "other": 1}),
+        ):
+            keys = await kernel.list_artifacts(run_id=run_id)
+            assert {key: await kernel.get_artifact(run_id=run_id, key=key) for key in keys} == expected
+            assert await kernel.get_artifact(run_id=run_id, key="never") is None
+
+
+async def test_an_artifact_that_was_erased_in_the_parent_is_gone_in_the_fork(store: Store) -> None:
+    """An erased payload has no second place where it could be read."""
+    async with Kernel(store=store) as kernel:
+        await kernel.start_run(tenant=TENANT, run_id=RUN)
+        at = await kernel.set_artifact(run_id=RUN, tenant=TENANT, key="address", value="ann@example.com")
+        await kernel.fork_run(run_id=RUN, at_seq=at, new_run_id="fork")
+        await store.erase(f"run/{RUN}", at, reason="personal data")
+
+        assert await kernel.get_artifact(run_id="fork", key="address") is None
+
+
+async def test_a_forks_steps_are_listed_with_those_it_inherits(store: Store) -> None:
+    """Each says where it was recorded."""
+    async with Kernel(store=store, model_port=Echo()) as kernel:
+        await recorded(kernel, "a", "b")
+        await kernel.fork_run(run_id=RUN, at_seq=2, new_run_id="fork")
+        await ask(kernel, "c", step_key="2", run_id="fork")
+
+        steps = await kernel.get_steps(run_id="fork")
+
+        assert [(step.step, step.text, step.inherited_from) for step in steps] == [("1", "m: a", RUN), ("2", "m: c", None)]
+
+
+async def test_declared_steps_that_a_fork_inherits_are_done(store: Store) -> None:
+    """A fork that has come to its end does not say that half of it is missing."""
+
+    async def workflow(context: Any) -> None:
+        for name in ("a", "b"):
+            await context.step(name=name, action=lambda: 1)
+
+    async with Kernel(store=store) as kernel:
+        await kernel.run_workflow(run_id=RUN, tenant=TENANT, workflow=workflow, steps=["a", "b"])
+        first = await store.latest(f"run/{RUN}", "a#1")
+        assert first is not None
+        await kernel.fork_run(run_id=RUN, at_seq=first.seq, new_run_id="fork")
+        await kernel.run_workflow(run_id="fork", tenant=TENANT, workflow=workflow, steps=["a", "b"])
+
+        progress = await kernel.get_run_progress(run_id="fork")
+
+        assert (progress.status, progress.percent, progress.pending_tasks) == ("completed", 100.0, ())
+
+
 async def test_money_of_the_beginning_is_not_counted_twice(store: Store) -> None:
     """The fork spends from the same budget, and what its beginning cost was paid by the parent."""
     tenant = TenantContext(tenant_id="t", budget_usd_limit=0.05)

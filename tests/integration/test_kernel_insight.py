@@ -195,8 +195,11 @@ async def test_progress_reads_no_steps(tmp_path: Path) -> None:
             await kernel.step_tool(run_id=RUN, tenant=TENANT, tool_name="look")
         await kernel.get_run_progress(run_id=RUN)
 
-        async def refuse(*_: Any, **__: Any) -> Any:
-            raise AssertionError("the run was read")
+        read = store.read
+
+        async def refuse(stream: str, **place: Any) -> Any:
+            assert place == {"after": 0, "limit": 1}, "the run was read"  # its first event says whether it is a fork
+            return await read(stream, **place)
 
         store.read = refuse  # type: ignore[method-assign]
         progress = await kernel.get_run_progress(run_id=RUN)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from harness.agents.conversation import shortened
 from harness.agents.suspension import suspending
 from harness.errors import RunNotActive, ToolRejected, UsageError
-from harness.kernel import TenantContext, Tool, ToolExecutionContext
+from harness.kernel import TenantContext, Tool, ToolExecutionContext, stream_of
+from harness.kernel.inherited import events_before
 from harness.kernel.records import ARTIFACT_SET, ArtifactSet
-from harness.kernel.runs import stream_of
 
 if TYPE_CHECKING:
     from harness.kernel import Kernel
@@ -40,7 +40,6 @@ class _Known:
         self.keys: dict[str, None] = {}
 
     def take(self, event: Event) -> None:
-        self.seen = event.seq
         if event.type == ARTIFACT_SET and event.key is not None and event.key.startswith(_KEY):
             key = event.key.removeprefix(_KEY)
             self.keys.pop(key, None)
@@ -71,9 +70,14 @@ class Memory:
 
     async def keys(self, home: str) -> list[str]:
         """The keys of all entries, the oldest first. Reads only what is new since the last time."""
-        known = self._known.pop(home, None) or _Known()
+        known = self._known.pop(home, None)
+        if known is None:
+            known = _Known()
+            for event in await events_before(self._kernel.store, home):
+                known.take(event)
         for event in await self._kernel.store.read(stream_of(home), after=known.seen):
             known.take(event)
+            known.seen = event.seq
         self._known[home] = known
         if len(self._known) > _MAX_KNOWN:
             del self._known[next(iter(self._known))]

@@ -1,4 +1,8 @@
-"""What a run leaves for later: artifacts by key with all their versions, and summaries. Latest in O(1), verified."""
+"""What a run leaves for later: artifacts by key with all their versions, and summaries. Latest in O(1), verified.
+
+A fork has its parent's artifacts as they were at the fork point, as it has its steps: what a recorded step kept, the steps
+after it find. Summaries tell how far a run itself has come, so they are not inherited.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness.errors import KeyTaken, NotFound, PolicyDenied, Unproven
-from harness.kernel import records
+from harness.kernel import inherited, records
 from harness.kernel.checking import check_key, check_tenant
 from harness.kernel.encoding import to_plain_json
 from harness.kernel.lifecycle import checked
 from harness.kernel.records import ArtifactSet, SummaryAppended
 from harness.kernel.runs import stream_of
 from harness.kernel.tenant import TenantContext
-from harness.ledger import Draft, Event, Store, Unique, Write
+from harness.ledger import Draft, Store, Unique, Write
 
 if TYPE_CHECKING:
     from harness.kernel.middleware.scrubbing import Scrubbing
@@ -48,7 +52,9 @@ class Artifacts:
     async def get(self, run_id: str, key: str) -> Any:
         """The newest version; None if there is none or it was erased. Raises `Unproven` if it is not what was recorded."""
         check_key("key", key)
-        event = await self._newest(run_id, f"artifact::{key}")
+        event = await inherited.newest(self._store, run_id, f"artifact::{key}")
+        if event is None:
+            await self._check_known(run_id)
         if event is None or checked(event).erased:
             return None
         artifact = event.load(ArtifactSet)
@@ -59,17 +65,16 @@ class Artifacts:
 
     async def keys(self, run_id: str) -> list[str]:
         """The names of all artifacts of a run."""
-        events = await self._store.read(stream_of(run_id))
-        if not events:
+        own = await self._store.read(stream_of(run_id))
+        if not own:
             raise NotFound(f"no run {run_id!r} in {self._store.location}")
+        events = [*await inherited.events_before(self._store, run_id), *own]
         names = {event.key for event in events if event.type == records.ARTIFACT_SET and event.key is not None}
         return sorted(name.removeprefix("artifact::") for name in names)
 
-    async def _newest(self, run_id: str, key: str) -> Event | None:
-        event = await self._store.latest(stream_of(run_id), key)
-        if event is None and await self._store.head(stream_of(run_id)) is None:
+    async def _check_known(self, run_id: str) -> None:
+        if await self._store.head(stream_of(run_id)) is None:
             raise NotFound(f"no run {run_id!r} in {self._store.location}")
-        return event
 
     async def append_summary(
         self, run_id: str, tenant: TenantContext, summary_type: str, summary: Any, step_key: str | None, once: str = ""
@@ -84,7 +89,9 @@ class Artifacts:
     async def latest_summary(self, run_id: str, summary_type: str) -> Any:
         """The newest summary of this type; None if there is none or it was erased."""
         check_key("summary_type", summary_type)
-        event = await self._newest(run_id, f"summary::{summary_type}")
+        event = await self._store.latest(stream_of(run_id), f"summary::{summary_type}")
+        if event is None:
+            await self._check_known(run_id)
         if event is None or checked(event).erased:
             return None
         return msgspec.json.decode(bytes(event.load(SummaryAppended).summary))

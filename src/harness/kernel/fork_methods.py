@@ -36,9 +36,9 @@ class ForkMethods(Face):
 
         The steps are referred to, not copied, and cost nothing again. A side effect that was begun by then and had no end
         stays unknown in the fork, whatever its tool's policy: it is settled by a person's answer or `reconcile_tool`.
-        Artifacts, summaries, status and money are not inherited; budget and quotas are those of the same tenant and tree
-        of runs. The fork is active, whatever the run's status. Raises `NotFound`, `RunExists`, `UsageError` for a place
-        that the run does not have, `Unproven` if the run does not verify up to there.
+        Artifacts are as they were then. Summaries, status and money are not inherited; budget and quotas are those of the
+        same tenant and tree of runs. The fork is active, whatever the run's status. Raises `NotFound`, `RunExists`,
+        `UsageError` for a place that the run does not have, `Unproven` if the run does not verify up to there.
         """
         self._open()
         return handle_of(await self._forks.fork(run_id, at_seq, new_run_id))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from harness.clock import iso
 from harness.errors import UsageError
-from harness.kernel import records
+from harness.kernel import inherited, records
 from harness.kernel.artifacts import Artifacts
 from harness.kernel.insight_results import ChildRun, CostLine, Note, RunExplanation, RunProgress, WaitingFor
 from harness.kernel.lifecycle import Lifecycle
@@ -76,7 +76,7 @@ class Insight:
     async def _declared(self, run_id: str, steps: Sequence[str]) -> tuple[int, int, tuple[str, ...]]:
         pending: list[str] = []
         for step in steps:
-            event = await self._store.latest(stream_of(run_id), f"{step}#1")
+            event = await inherited.newest(self._store, run_id, f"{step}#1")
             if event is None or event.type != records.STEP_COMPLETED:
                 pending.append(step)
         return len(steps), len(steps) - len(pending), tuple(pending)

@@ -27,10 +27,13 @@ class RecordMethods(Face):
         return tuple(events)
 
     async def get_steps(self, *, run_id: str) -> tuple[StepRecord, ...]:
-        """Every step of a run, with what was asked and how it ended, in the order of their beginnings."""
-        from harness.kernel.history import tell
+        """Every step of a run, with what was asked and how it ended, in the order of their beginnings.
 
-        return tell(await self.get_events(run_id=run_id))
+        A fork's steps begin with those it inherits, which say so in `inherited_from`. Raises `NotFound`.
+        """
+        from harness.kernel.story import story_of
+
+        return tuple((await story_of(self._store, run_id)).steps.values())
 
     async def stream_events(self, *, run_id: str, since_seq: int = 0, follow: bool = False) -> AsyncGenerator[Event]:
         """A run's events after `since_seq`; with `follow` also those that come, pushed. Raises `NotFound`."""
@@ -71,11 +74,11 @@ class RecordMethods(Face):
         return await self._artifacts.set(run_id, tenant, key, value, schema_version, once)
 
     async def get_artifact(self, *, run_id: str, key: str) -> Any:
-        """The newest version of an artifact, verified; None if there is none."""
+        """The newest version of an artifact, verified; None if there is none. A fork has its parent's until it sets its own."""
         return await self._artifacts.get(run_id, key)
 
     async def list_artifacts(self, *, run_id: str) -> tuple[str, ...]:
-        """The names of a run's artifacts."""
+        """The names of a run's artifacts, inherited ones too. Reads the run."""
         return tuple(await self._artifacts.keys(run_id))
 
     async def append_run_summary(
