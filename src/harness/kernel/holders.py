@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Protocol
 from weakref import WeakValueDictionary
 
-import psutil
-
 from harness.processes import Identity
 
 
@@ -41,7 +39,9 @@ def _place() -> str:
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
+    except OSError:  # no Linux
+        import psutil
+
         boot = str(round(psutil.boot_time()))
     try:
         table = str(os.stat("/proc/self/ns/pid").st_ino)  # noqa: PTH116 - follows the link to what has no path
