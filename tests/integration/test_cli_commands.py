@@ -275,6 +275,72 @@ def test_what_is_no_bundle_and_no_place_for_one_is_told_in_one_line(cli: Cli, ho
     assert not (tmp_path / "folder.new").exists()
 
 
+def test_the_doctor_tells_of_a_ledger_it_may_not_look_at(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds out what is wrong with this home, and so never ends at the first thing that is."""
+    exists = Path.exists
+
+    def denied(path: Path, **more: Any) -> bool:
+        if path.name == "harness.db":
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path, **more)
+
+    monkeypatch.setattr(Path, "exists", denied)
+    code, out, _ = cli("doctor")
+
+    assert code == 1
+    assert "broken   ledger" in out
+    assert "Permission denied" in out
+
+
+def test_a_bundle_may_go_to_what_is_no_file(home: Path, tmp_path: Path) -> None:
+    """A device, a pipe or a link is written to, never replaced by a file; a full one is told."""
+    write(home, lambda store: store.append(event("item/1", n=1)))
+    link, full = tmp_path / "out", tmp_path / "full"
+    link.symlink_to("/dev/stdout")
+    full.symlink_to("/dev/full")
+
+    export = (sys.executable, "-m", "harness", "ledger", "export", "item/1", "-o")
+    done = subprocess.run((*export, str(link)), capture_output=True, text=True, timeout=60, cwd=home.parent, check=True)
+    failed = subprocess.run((*export, str(full)), capture_output=True, text=True, timeout=60, cwd=home.parent, check=False)
+
+    assert len(done.stdout.splitlines()) == 3
+    assert [link.is_symlink(), full.is_symlink()] == [True, True]
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr == f"harness: {full}: No space left on device\n"
+
+
+def test_a_bundle_that_is_none_is_named(cli: Cli, home: Path, tmp_path: Path) -> None:
+    """The file and its line are told, not the line alone."""
+    bundle = tmp_path / "empty.jsonl"
+    bundle.touch()
+
+    code, _, err = cli("ledger", "import", str(bundle))
+
+    assert code == 1
+    assert err.startswith(f"harness: {bundle}: line 1: not a bundle")
+
+
+def test_a_key_that_is_not_there_is_not_made(cli: Cli, home: Path, tmp_path: Path) -> None:
+    """A mistyped `--key` would sign with a key that nobody trusts."""
+    code, _, err = cli("ledger", "seal", "--key", str(tmp_path / "harnes.pem"))
+
+    assert code == 1
+    assert "no such key" in err
+    assert not (tmp_path / "harnes.pem").exists()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_standard_streams_are_no_trap(home: Path, closed: str) -> None:
+    """What the command opens never becomes its stdout; the ledger stays whole."""
+    write(home, lambda store: store.append(event("item/1", n=1)))
+    command = f"{sys.executable} -m harness ledger streams"
+    done = subprocess.run(
+        f"{command} {closed}", shell=True, capture_output=True, text=True, timeout=60, cwd=home.parent, check=False
+    )
+
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
 def test_a_bundle_goes_from_one_ledger_to_another(cli: Cli, home: Path, tmp_path: Path) -> None:
     """Exported, verified and imported as it is; a second time it is refused."""
     write(home, lambda store: store.append(event("item/1", n=1)))

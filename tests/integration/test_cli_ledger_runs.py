@@ -184,7 +184,10 @@ def test_reconcile_records_what_is_known(cli: Cli, home: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("replay", "nobody"), 1, "no stream 'run/nobody'"),
+        (("replay", "nobody"), 1, "no run 'nobody'"),
+        (("verify", RUN), 1, f"did you mean 'run/{RUN}'?"),
+        (("events", RUN), 1, f"did you mean 'run/{RUN}'?"),
+        (("export", RUN), 1, f"did you mean 'run/{RUN}'?"),
         (("replay", RUN, "--prompt", "x"), 2, "say whom"),
         (("replay", RUN, "--model", "nonsense:x"), 2, "names no model port"),
         (("replay", RUN, "--model", "mock:x", "--prompt", "x", "--only", "b*"), 2, "no model step matches 'b*'"),
@@ -201,6 +204,8 @@ def test_reconcile_records_what_is_known(cli: Cli, home: Path) -> None:
         (("reconcile", RUN, "x", "--outcome", "maybe"), 2, "completed or failed"),
         (("reconcile", RUN, "x", "--outcome", "completed", "--result", "{"), 2, "is no JSON"),
         (("reconcile", RUN, "x", "--outcome", "failed", "--result", "1"), 2, "has no result"),
+        (("reconcile", RUN, "x", "--outcome", "completed", "--message", "sent"), 2, "--message says why it failed"),
+        (("replay", os.fsdecode(b"\xff\xfe")), 2, r"argument 3 is not valid UTF-8: '\xff\xfe'"),
     ],
 )
 def test_bad_words_are_answered_in_one_line(cli: Cli, words: tuple[str, ...], code: int, said: str) -> None:

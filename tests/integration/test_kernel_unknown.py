@@ -125,6 +125,50 @@ async def test_a_person_says_what_happened(store: Store, choice: str, result: An
     assert (await questions.get(question.id)).used_by == f"run/{RUN}#pay"
 
 
+@pytest.mark.parametrize(
+    ("outcome", "answer"), [("completed", "completed"), ("failed", "failed"), ("probe", "completed"), ("retry", "retry")]
+)
+async def test_reconciling_closes_the_question(store: Store, outcome: Any, answer: str) -> None:
+    """What was settled by hand is not asked of people any more, and their list says how it ended."""
+    bank = Bank()
+    await crashed(store, bank.kernel(store))
+    kernel = bank.kernel(store)
+    with pytest.raises(OutcomeUnknown):
+        await pay(kernel)
+    (asked,) = await Questions(store).pending()
+    await kernel.close()
+    bank.answer = True
+    kernel = bank.kernel(store, on_unknown="probe")
+
+    await kernel.reconcile_tool(
+        run_id=RUN, tenant=TENANT, tool_name="pay", step_key="pay", outcome=outcome, by="ann",
+        **({"result": 5} if outcome == "completed" else {"message": "refunded"} if outcome == "failed" else {}),
+    )  # fmt: skip
+
+    assert await Questions(store).pending() == []
+    question = await Questions(store).get(asked.id)
+    assert (question.answer, question.used_by) == (answer, f"run/{RUN}#pay")
+
+
+async def test_an_unknown_step_does_not_tell_an_older_refusal(store: Store) -> None:
+    """A step that was refused, then begun and cut off, is told as that."""
+    kernel = Kernel(store=store)
+
+    @kernel.tool(side_effect=True, name="pay")
+    async def lost(amount: int) -> str:
+        raise OutcomeUnknown("the line went dead")
+
+    await kernel.start_run(tenant=TENANT, run_id=RUN)
+    with pytest.raises(StepRejected):
+        await pay(kernel, amount="much")  # type: ignore[arg-type]
+    with pytest.raises(OutcomeUnknown):
+        await pay(kernel)
+
+    (step,) = await kernel.get_steps(run_id=RUN)
+    assert (step.state, step.error) == ("unknown", "")
+    assert "the line went dead" in step.message
+
+
 async def test_a_person_says_that_it_failed(store: Store) -> None:
     """The step fails with the person's words, for good."""
     bank = Bank()

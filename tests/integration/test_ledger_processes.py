@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -297,8 +298,25 @@ def test_an_empty_file_is_no_ledger_to_read(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     """Creating a ledger does not create folders."""
-    with pytest.raises(StoreUnavailable, match="cannot be created"):
+    with pytest.raises(StoreUnavailable, match=r"cannot be created: there is no folder .*nowhere; make it first"):
         SQLiteStore(tmp_path / "nowhere" / "l.db")
+
+
+@pytest.mark.parametrize("more", [{}, {"create": False}, {"read_only": True}])
+def test_a_folder_that_may_not_be_entered_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, bool]
+) -> None:
+    """An error of ours that says what to look at, not a bare one of the system."""
+
+    def denied(*args: Any, **kwargs: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", denied)
+    monkeypatch.setattr(Path, "is_dir", denied)
+    with pytest.raises(StoreUnavailable, match="Permission denied; look at the owner and mode of the folder") as caught:
+        SQLiteStore(tmp_path / "l.db", **more)
+
+    assert caught.value.reason == "read-only"
 
 
 async def test_a_damaged_page_is_told(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from harness.errors import HarnessError, told_of
 
     words = list(sys.argv[1:] if argv is None else argv)
+    _have_standard_streams()
     try:
+        _must_be_text(words)
         return _dispatch(words)
     except HarnessError as error:
         return _fail(str(error), error.exit_code)
@@ -34,6 +36,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _fail(_os_error(error), 1)
+
+
+def _have_standard_streams() -> None:
+    """Open what the caller has closed (`>&-`), else a file opened next, such as the ledger, would be the new stdout."""
+    import os
+
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+
+
+def _must_be_text(words: Sequence[str]) -> None:
+    for number, word in enumerate(words, 1):
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            import os
+
+            from harness.errors import UsageError
+
+            raise UsageError(f"argument {number} is not valid UTF-8: {str(os.fsencode(word))[1:]}") from error
 
 
 def _dispatch(words: list[str]) -> int:

@@ -122,14 +122,16 @@ def _declared(settings: Settings) -> str:
 def _ledger(settings: Settings) -> Iterable[Finding]:
     from harness.ledger import is_address
 
-    if not is_address(settings.database) and not Path(settings.database).exists():
-        yield Finding(name="ledger", state="missing", detail=f"{settings.database}; 'harness init' makes it")
-        return
     try:
+        if not is_address(settings.database) and not Path(settings.database).exists():
+            yield Finding(name="ledger", state="missing", detail=f"{settings.database}; 'harness init' makes it")
+            return
         yield from execute(lambda: _inside(settings))
     except HarnessError as error:
         absent = isinstance(error, StoreUnavailable) and error.reason == "missing"
         yield Finding(name="ledger", state="missing" if absent else "broken", detail=str(error))
+    except OSError as error:
+        yield Finding(name="ledger", state="broken", detail=f"{settings.database}: {error.strerror}")
 
 
 async def _inside(settings: Settings) -> list[Finding]:

@@ -17,6 +17,7 @@ from harness.cli.output import ago, json_line, line, note, now_us, plain, table
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from harness.errors import NotFound
     from harness.ledger import Event, Store, Verification, View
 
 app = App("Verify, read, seal, export and import the record; replay, fork and compare runs.")
@@ -43,8 +44,13 @@ def verify(
     """
 
     async def work() -> Verification:
+        from harness.errors import NotFound
+
         async with reading(home) as store:
-            return await store.verify(stream, seals=tuple(seal or ()))
+            try:
+                return await store.verify(stream, seals=tuple(seal or ()))
+            except NotFound as error:
+                raise await no_stream(store, stream or "") from error
 
     found = execute(work)
     if as_json:
@@ -96,17 +102,26 @@ def _followed(store: Store, stream: str, types: tuple[str, ...]) -> AsyncIterato
 
 
 async def _recorded(store: Store, stream: str, types: tuple[str, ...]) -> AsyncIterator[Event]:
-    from harness.errors import NotFound
     from harness.ledger import START
 
     known = await store.heads("".join(_prefixes(stream))) if stream.endswith("/") else await store.head(stream)
     if not known:
-        raise NotFound(f"no stream {stream!r} in {store.location}; 'harness ledger streams' lists them")
+        raise await no_stream(store, stream)
     cursor = START
     while page := await store.read_all(after=cursor, streams=_prefixes(stream), types=types):
         for event in page:
             yield event
         cursor = page[-1].cursor
+
+
+async def no_stream(store: Store, stream: str) -> NotFound:
+    """What is said of a stream that is not there; who gave an id alone is told the stream's whole name."""
+    from harness.errors import NotFound
+
+    for kind in ("run", "item", "incident", "service", "question"):
+        if await store.head(f"{kind}/{stream}") is not None:
+            return NotFound(f"no stream {stream!r} in {store.location}; did you mean '{kind}/{stream}'?")
+    return NotFound(f"no stream {stream!r} in {store.location}; 'harness ledger streams' lists them")
 
 
 def event_json(event: Event) -> dict[str, object]:
@@ -164,7 +179,7 @@ def streams(
 @app.command()
 def seal(
     out: Annotated[Path | None, typer.Option(help="Folder for the seal; the home's seals/ without it.")] = None,
-    key: Annotated[Path | None, typer.Option(help="Private key (PEM); made in the home if there is none.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Private key (PEM); without it that of the home, which is made.")] = None,
     as_json: Json = False,
     home: Home = None,
 ) -> None:
@@ -179,10 +194,13 @@ def seal(
     """
 
     async def work() -> Path:
+        from harness.errors import LedgerError
         from harness.ledger import signing_key, write_seal
 
         place = settings_of(home).home
         async with writing(home) as store:
+            if key is not None and not key.exists():
+                raise LedgerError(f"{key}: no such key; without --key one is made in {place}")
             return await write_seal(store, out or place / "seals", signing_key(key or place / "seal-key.pem"))
 
     path = execute(work)
@@ -214,21 +232,34 @@ def export(
 
 
 async def write_bundle(store: Store, streams: Sequence[str], out: Path | None) -> None:
-    """Export streams into a file, which appears only when it is whole, or to stdout."""
+    """Export streams into a file, which appears only when it is whole, or to stdout, a device or a pipe."""
     from harness.ledger import export_bundle
 
+    for stream in streams:
+        if await store.head(stream) is None:
+            raise await no_stream(store, stream)
     lines = [text async for text in export_bundle(store, streams)]
     if out is None:
         for text in lines:
             line(text)
         return
-    unfinished = out.with_name(out.name + ".new")
-    try:
-        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    _write(out, "\n".join(lines) + "\n")
     note(f"{out}: {len(lines) - 2} events of {len(streams)} streams")
+
+
+def _write(out: Path, text: str) -> None:
+    in_place = out.is_symlink() or (out.exists() and not out.is_file())  # /dev/stdout, a pipe; a folder says what it is
+    unfinished = out if in_place else out.with_name(out.name + ".new")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        if not in_place:
+            unfinished.replace(out)
+    except OSError as error:
+        error.filename = str(out)
+        raise
+    finally:
+        if not in_place:
+            unfinished.unlink(missing_ok=True)
 
 
 @app.command(name="import")
@@ -252,7 +283,10 @@ def import_(
             text = bundle.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise LedgerError(f"{bundle}: not a bundle: {error.reason} at byte {error.start}") from error
-        found = parse_bundle(text)
+        try:
+            found = parse_bundle(text)
+        except LedgerError as error:
+            raise LedgerError(f"{bundle}: {error}") from error
         async with writing(home) as store:
             await store.restore([event for events in found.values() for event in events])
         return {stream: len(events) for stream, events in found.items()}

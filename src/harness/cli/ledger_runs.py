@@ -58,10 +58,14 @@ def replay(
 
 def _as_recorded(run: str, as_json: bool, home: Any) -> None:
     async def work() -> tuple[Verification, Story]:
+        from harness.errors import NotFound
         from harness.kernel.story import story_of
 
         async with reading(home) as store:
-            return await store.verify_run_chain(run), await story_of(store, run)
+            try:
+                return await store.verify_run_chain(run), await story_of(store, run)
+            except NotFound as error:
+                raise NotFound(f"no run {run!r} in {store.location}; 'harness ledger streams run/' lists them") from error
 
     found, story = execute(work)
     steps = list(story.steps.values())
@@ -245,7 +249,7 @@ def reconcile(
       harness ledger reconcile bill-12 pay --outcome completed --result '{"paid": 5}'
       harness ledger reconcile bill-12 pay --outcome failed --message "the bank never saw it"
     """
-    value = _checked(outcome, result)
+    value = _checked(outcome, result, message)
     done = execute(lambda: _settle(run, step, outcome, value, message, home))
     if as_json:
         json_line({"run": run, "step": step, "outcome": outcome, "seq": None if done is None else done.seq})
@@ -253,7 +257,7 @@ def reconcile(
         line(f"{outcome}: {plain(step)} of {plain(run)}")
 
 
-def _checked(outcome: str, result: str | None) -> object:
+def _checked(outcome: str, result: str | None, message: str) -> object:
     """The result as a value. Raises `UsageError` for what this command cannot record."""
     import msgspec
 
@@ -266,6 +270,8 @@ def _checked(outcome: str, result: str | None) -> object:
         )
     if outcome not in ("completed", "failed"):
         raise UsageError(f"--outcome is completed or failed, not {outcome!r}")
+    if message and outcome == "completed":
+        raise UsageError("--message says why it failed; what is completed may have a --result")
     if result is None:
         return None
     if outcome == "failed":

@@ -125,7 +125,9 @@ def tell(events: Iterable[Event]) -> tuple[StepRecord, ...]:
 
 
 def _tell_start(step: dict[str, Any], started: StepStarted, seq: int, asked: dict[int, tuple[Message, ...]]) -> None:
-    step.update(kind=started.kind, name=started.name, attempt=started.attempt, side_effect=started.side_effect)
+    step.update(
+        kind=started.kind, name=started.name, attempt=started.attempt, side_effect=started.side_effect, error="", message=""
+    )  # fmt: skip
     if started.tool_version:
         step["tool_version"] = started.tool_version
     if started.model is not None:
@@ -163,6 +165,6 @@ def _tell_end(step: dict[str, Any], event: Event) -> None:
                 step["arguments"] = cast("dict[str, Any]", decoded(rejected.arguments))
         case records.STEP_UNKNOWN:
             unknown = event.load(StepUnknown)
-            step.update(attempt=unknown.attempt, message=unknown.message or unknown.reason)
+            step.update(attempt=unknown.attempt, error="", message=unknown.message or unknown.reason)
         case _:
             return

@@ -5,12 +5,13 @@ Nothing is ever run again blindly. Whatever settles the outcome is recorded with
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from harness.errors import OutcomeUnknown, StepFailed, StepRejected, UsageError
+from harness.errors import Conflict, OutcomeUnknown, PolicyDenied, StepFailed, StepRejected, UsageError
 from harness.kernel import records
 from harness.kernel.encoding import to_json
 from harness.kernel.records import StepStarted, StepUnknown
@@ -188,11 +189,28 @@ class Unknowns:
             outcome = "probe" if ask.tool is not None and ask.tool.probe is not None else "retry"
         match outcome:
             case "completed":
-                return await self.complete(run, ask, intent, Probed(happened=True, result=result), by=by)
+                done = await self.complete(run, ask, intent, Probed(happened=True, result=result), by=by)
+                await self._answer(run, ask, "completed", by=by)  # afterwards: an answer has no room for the result
+                return done
             case "failed":
-                await self.fail(run, ask, intent, message=message or "it did not happen", by=by)
+                message = message or "it did not happen"
+                await self._answer(run, ask, "failed", by=by, note=message)
+                await self.fail(run, ask, intent, message=message, by=by)
                 return None
             case "probe":
-                return await self.probe(run, ask, entry, intent)
+                done = await self.probe(run, ask, entry, intent)
+                await self._answer(run, ask, "completed", by="probe")
+                return done
             case "retry":
+                self._tool(ask)
+                await self._answer(run, ask, "retry", by=by)
                 return await self.again(run, ask, entry, intent)
+
+    async def _answer(self, run: RunState, ask: ToolAsk, choice: str, *, by: str, note: str = "reconciled") -> None:
+        """Close the question about a step that is settled otherwise: nobody shall be asked what is known."""
+        subject = f"{run.stream}#{ask.step}"
+        questions = self._questions()
+        for question in await questions.pending(kind="reconcile", subject=subject):
+            with contextlib.suppress(Conflict, PolicyDenied):  # answered, expired or used meanwhile
+                await questions.answer(question.id, choice, by=by, digest=question.digest, note=note)
+                await questions.use(question.id, by=subject, digest=question.digest, choice=choice)

@@ -42,9 +42,9 @@ def connect(path: Path, *, create: bool, read_only: bool, durability: Durability
 
     `create` makes a missing file; `read_only` makes no change whatever, not even a migration.
     """
-    if read_only or not create:
-        _must_exist(path)
     try:
+        if read_only or not create:
+            _must_exist(path)
         if create and not read_only:
             _create_private(path)
         uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
@@ -52,7 +52,7 @@ def connect(path: Path, *, create: bool, read_only: bool, durability: Durability
     except sqlite3.Error as error:
         raise unavailable(error, path) from error
     except OSError as error:
-        raise StoreUnavailable(f"{path}: the ledger cannot be created: {error.strerror}", reason="missing") from error
+        raise _denied(error, path) from error
     try:
         _set_up(connection, path, read_only=read_only, durability=durability)
     except sqlite3.Error as error:
@@ -62,6 +62,17 @@ def connect(path: Path, *, create: bool, read_only: bool, durability: Durability
         connection.close()
         raise
     return connection
+
+
+def _denied(error: OSError, path: Path) -> StoreUnavailable:
+    """An error of the file system as one that says what to do."""
+    if isinstance(error, FileNotFoundError):
+        told = f"the ledger cannot be created: there is no folder {path.parent}; make it first"
+        return StoreUnavailable(f"{path}: {told}", reason="missing")
+    if isinstance(error, PermissionError):
+        told = f"{error.strerror}; look at the owner and mode of the folder {path.parent}"
+        return StoreUnavailable(f"{path}: {told}", reason="read-only")
+    return StoreUnavailable(f"{path}: the ledger cannot be opened: {error.strerror}", reason="missing")
 
 
 def _must_exist(path: Path) -> None:

@@ -109,8 +109,8 @@ def _number_of(path: Path) -> int:
 def _publish(path: Path, content: bytes) -> bool:
     """Make a file, whole and for good, for its owner only; False if there is one of this name already."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.new")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
@@ -124,6 +124,9 @@ def _publish(path: Path, content: bytes) -> bool:
                 return False
             unfinished.rename(path)
         return True
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -144,7 +147,9 @@ def _statement(store: Store, heads: Sequence[Head], *, number: int, previous: st
 def _load(path: Path) -> Seal:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Seal)
-    except (OSError, msgspec.DecodeError) as error:
+    except OSError as error:
+        raise LedgerError(f"{path}: the seal cannot be read: {error.strerror}") from error
+    except msgspec.DecodeError as error:
         raise LedgerError(f"{path}: not a seal: {error}") from error
 
 
