@@ -500,3 +500,50 @@ async def test_a_kept_submission_cannot_be_cancelled_while_somebody_waits(tmp_pa
             await asyncio.wait_for(waiter, 30)
         assert (await future).last.seq == 1
         gate.close()
+
+
+async def test_where_a_stream_is_is_not_sure_from_the_moment_of_entering(tmp_path: Path) -> None:
+    """Who enters signs the gate, and from then on it does not show any more that others were inside before."""
+    path = tmp_path / "h.db"
+    async with SQLiteStore(path) as one, SQLiteStore(path) as two:
+        await one.append(note("item/a"))
+        seen: list[int | None] = []
+
+        class Looking(Gate):
+            def _sign(self) -> None:
+                super()._sign()
+                seen.append(one.surely_at("item/a"))
+
+        one._gate.__class__ = Looking  # pyright: ignore[reportPrivateUsage]
+        await two.append(note("item/a"))
+        await one.append(note("item/b"))
+        gate = Gate(path)
+        gate.enter()
+        waiting = asyncio.create_task(one.append(note("item/c")))  # the thread takes this one
+        await asyncio.sleep(0.01)
+        gate.leave()
+        gate.close()
+        await waiting
+        assert seen == [None] * len(seen)
+        assert len(seen) == 2
+
+
+async def test_event_loops_of_several_threads_share_a_store(tmp_path: Path) -> None:
+    """Nothing is lost or written twice, nobody is refused, and everybody is told in their own loop."""
+    store = SQLiteStore(tmp_path / "h.db")
+    written: list[str] = []
+
+    async def write(name: str) -> None:
+        for round_ in range(100):
+            texts = [f"{name} {round_} {index}" for index in range(3)]
+            await asyncio.gather(
+                *(store.append(note("item/shared", text)) for text in texts[:2]), store.submit(note("item/shared", texts[2]))
+            )
+            written.extend(texts)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(asyncio.to_thread(asyncio.run, write(name)) for name in "abcd"))
+    events = await store.read("item/shared")
+    assert sorted(event.payload["text"] for event in events) == sorted(written)
+    assert await store.verify()
+    await store.close()

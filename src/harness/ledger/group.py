@@ -3,7 +3,8 @@
 The first append of a tick leads: it lets the others of its tick queue up behind it and then writes them all. When
 nobody did so the last time it does not wait for others, but for one time in eight, which finds out if that changed.
 With a free gate it writes inline, in the event loop's own thread, unless several wait and the disk is slow, so
-that the loop would stand still; then, or at a closed gate, a writer thread takes the whole queue in its turn.
+that the loop would stand still; then, or at a closed gate, a writer thread takes the whole queue in its turn. It also
+takes what loops of several threads have queued together, since each may only be told in its own.
 """
 
 from __future__ import annotations
@@ -96,12 +97,14 @@ class GroupCommit:
         self._alone = False  # the last flush served one
         self._hasty = 0  # how often in a row we did not wait for others
         self._led: asyncio.AbstractEventLoop | None = None  # where somebody will flush at the end of this tick
+        self._mixed = False  # entries of several loops are queued
         self._handle: asyncio.Handle | None = None  # the flush that a submit asked for
         self._threaded = False  # the queue is the thread's until it is empty
         self._armed: asyncio.AbstractEventLoop | None = None  # where a timer watches how long the queue waits at the gate
         self._at_gate = False  # the thread waits to be let in
         self._blocked_seconds = 0.0  # how long a commit has waited for the disk lately
-        self.writing = False  # what the writer knows is not committed yet
+        self._turn_lock = threading.Lock()  # before the gate, which does not tell our own threads apart
+        self.writing = False  # what the writer knows is not committed yet, or others have written since
         self._closed = False
         self._lock = threading.Lock()
         self._news = threading.Condition(self._lock)  # for the thread
@@ -157,8 +160,9 @@ class GroupCommit:
             entry.since = entry.loop.time()
             self._arm(entry.loop, self._busy_seconds)
             return False
-        if self._led is entry.loop:  # a leader of another loop may have ended with it
+        if self._led is entry.loop:
             return False
+        self._mixed = self._led is not None  # and its leader may have ended with that loop
         self._led = entry.loop
         return True
 
@@ -169,27 +173,41 @@ class GroupCommit:
             entries = self._queue
             if self._threaded or not entries:
                 return
-            inline = len(entries) == 1 or self._blocked_seconds < _SLOW_SECONDS
-            try:
-                inside = inline and self._gate.try_enter()
-            except OSError:
-                inside = False  # the thread will meet it again, and tell
-            if not inside:
+            inline = not self._mixed and (len(entries) == 1 or self._blocked_seconds < _SLOW_SECONDS)
+            self._mixed = False
+            if not (inline and self._enter_at_once()):
                 self._to_thread()
                 return
             self._queue = []
             self._alone = len(entries) == 1
-        self.writing = True
         try:
             if len(entries) <= 2:  # that waits as long as it must, so there is nothing to learn
                 self._commit(entries)
             else:
                 self._timed_commit(entries)
         finally:
-            self.writing = False
-            self._gate.leave()
+            self._leave()
             for entry in entries:
                 entry.resolve()
+
+    def _enter_at_once(self) -> bool:
+        """Enter if nobody is inside, in another process or another thread of ours."""
+        if not self._turn_lock.acquire(blocking=False):
+            return False
+        self.writing = True  # from before the gate is signed: then nothing shows any more that others were inside
+        try:
+            if self._gate.try_enter():
+                return True
+        except OSError:  # the thread will meet it again, and tell
+            pass
+        self.writing = False
+        self._turn_lock.release()
+        return False
+
+    def _leave(self) -> None:
+        self.writing = False
+        self._gate.leave()
+        self._turn_lock.release()
 
     def _timed_commit(self, entries: list[Entry]) -> None:
         began, worked = time.perf_counter(), time.thread_time()
@@ -204,7 +222,7 @@ class GroupCommit:
             entry.since = entry.loop.time()
         self._threaded = True
         self._alone = False
-        self._arm(self._queue[-1].loop, self._busy_seconds)
+        self._arm(asyncio.get_running_loop(), self._busy_seconds)
         if self._thread is None:
             self._thread = threading.Thread(target=self._write, name=f"ledger {self._name}", daemon=True)
             self._thread.start()
@@ -230,10 +248,14 @@ class GroupCommit:
     def _turn(self) -> list[Entry]:
         """Wait for the gate and write whatever is queued by then."""
         problem: OSError | None = None
+        self._turn_lock.acquire()
+        self.writing = True
         try:
             self._gate.enter()
         except OSError as error:
             problem = error
+            self.writing = False
+            self._turn_lock.release()
         with self._lock:
             entries, self._queue = self._queue, []
             self._at_gate = self._closed
@@ -243,12 +265,10 @@ class GroupCommit:
                 entry.error = refused
             return entries
         try:
-            self.writing = True
             if entries:
                 self._timed_commit(entries)
         finally:
-            self.writing = False
-            self._gate.leave()
+            self._leave()
         return entries
 
     def _arm(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
@@ -296,7 +316,8 @@ class GroupCommit:
             return
         if self._thread is not None:
             self._thread.join()
-        self._gate.close()
+        with self._turn_lock:
+            self._gate.close()
 
 
 def _nothing() -> None:
