@@ -291,7 +291,7 @@ async def test_a_kill_between_reserve_and_settle_counts_once(tmp_path: Path) -> 
         ({"usd": float("nan")}, "usd is a number"),
         ({"calls": -1}, "calls is a number"),
         ({"tokens": "9"}, "tokens is a number"),
-        ({"calls": 1, "window_seconds": 0}, "window_seconds is a time"),
+        ({"calls": 1, "window_seconds": 0}, "window_seconds is a number of seconds above 0"),
         ({"per": "tenant", "elapsed_seconds": 1}, "per tree"),
     ],
 )

@@ -5,10 +5,10 @@ The steps' checks are on the hot path: they look at types only, and find words w
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from harness.errors import UsageError
+from harness.kernel.bounds import check_seconds
 from harness.kernel.ports import ModelCallOptions
 from harness.kernel.results import ModelInput
 from harness.kernel.tenant import TenantContext
@@ -54,12 +54,6 @@ def check_visible(visible: Any) -> None:
         raise UsageError(f"visible_tool_names are several names, not the text {visible!r}; write [{visible!r}]")
     if not all(isinstance(name, str) for name in visible):
         raise UsageError("visible_tool_names are names of tools")
-
-
-def check_seconds(what: str, value: Any) -> None:
-    """A time that can pass."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise UsageError(f"{what} is a number of seconds above 0, not {value!r}")
 
 
 def check_choice(what: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.clock import iso
-from harness.errors import UsageError
 from harness.kernel import inherited, records
 from harness.kernel.artifacts import Artifacts
+from harness.kernel.bounds import check_count
 from harness.kernel.insight_results import ChildRun, CostLine, Note, RunExplanation, RunProgress, WaitingFor
 from harness.kernel.lifecycle import Lifecycle
 from harness.kernel.progress import PROGRESS_VIEW
@@ -85,8 +85,7 @@ class Insight:
 
     async def explain(self, run_id: str, questions: Questions, limit: int) -> RunExplanation:
         """Why a run is where it is. Raises `NotFound`, `Unproven`."""
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"limit is a whole number from 1 on, not {limit!r}")
+        check_count("limit", limit)
         progress = await self.progress(run_id)
         costs = await self._costs(run_id)
         own = sum(line.cost_usd for line in costs)

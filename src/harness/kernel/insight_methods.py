@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness.errors import UsageError
+from harness.kernel.bounds import check_text
 from harness.kernel.encoding import to_plain_json
 from harness.kernel.face import Face
 from harness.kernel.matching import digest_of
@@ -55,8 +55,7 @@ class InsightMethods(Face):
         `TypeError` for what is no JSON.
         """
         self._open()
-        if not isinstance(name, str) or not name.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"a checkpoint's name is a text that is not empty, not {name!r}")
+        check_text("a checkpoint's name", name)
         mark = digest_of((name, step_key, None if step_key is not None else msgspec.Raw(to_plain_json(payload))))
         once = f"checkpoint/{mark}"
         return await self._artifacts.append_summary(run_id, tenant, f"checkpoint::{name}", payload, step_key, once)

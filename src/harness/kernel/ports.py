@@ -10,7 +10,6 @@ and so not the hash, of what older versions recorded.
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self, TypeAlias, cast, runtime_checkable
@@ -18,6 +17,7 @@ from typing import Any, Literal, Protocol, Self, TypeAlias, cast, runtime_checka
 import msgspec
 
 from harness.errors import ModelMalformed, UsageError
+from harness.kernel.bounds import is_number
 
 Role = Literal["system", "user", "assistant", "tool"]
 StopReason = Literal["end", "tool_calls", "max_tokens", "stop_sequence", "refusal", "other"]
@@ -130,7 +130,7 @@ class ModelCallOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < low:
+            if not is_number(value) or value < low:
                 raise UsageError(f"{name} is a number of at least {low:g}, not {value!r}")
         if self.timeout == 0:
             raise UsageError("timeout is a number of seconds above 0")

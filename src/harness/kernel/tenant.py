@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -10,6 +9,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from harness.errors import UsageError
+from harness.kernel.bounds import check_limit, is_number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +29,10 @@ class TenantContext:
         if isinstance(self.capabilities, str):
             raise UsageError(f"capabilities are a set of names, not the text {self.capabilities!r}")
         object.__setattr__(self, "capabilities", frozenset(self.capabilities))
-        if self.budget_usd_limit is not None and not _is_amount(self.budget_usd_limit):
+        if self.budget_usd_limit is not None and not (is_number(self.budget_usd_limit) and self.budget_usd_limit >= 0):
             raise UsageError(f"a budget is 0 USD or more, not {self.budget_usd_limit!r}")
         for name in ("token_limit", "call_limit", "wall_seconds_limit"):
-            limit = getattr(self, name)
-            if limit is not None and not (_is_amount(limit) and limit < 10**12):
-                raise UsageError(f"{name} is a number from 0 to a million million, not {limit!r}")
+            check_limit(name, getattr(self, name))
 
     @property
     def counted(self) -> bool:
@@ -49,10 +47,6 @@ class TenantContext:
 
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value) and value.isprintable()
-
-
-def _is_amount(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
 class ToolDecision(msgspec.Struct, frozen=True, kw_only=True):

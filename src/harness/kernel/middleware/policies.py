@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
 from harness.errors import UsageError
+from harness.kernel.bounds import check_limit, check_seconds, is_number
 from harness.kernel.middleware.invariants import Expression, Unresolved
-from harness.kernel.middleware.quota import check_limit
 
 Per = Literal["run", "tree", "tenant"]
 Invariant = str | Callable[[Mapping[str, Any]], object]
@@ -91,8 +91,8 @@ class Approval:
             raise UsageError("an approval above an amount needs path and above")
         if self.path is not None:
             _check_path(self.path)
-        if self.deadline_seconds is not None and not 0 < self.deadline_seconds < math.inf:
-            raise UsageError(f"a deadline is a time above 0 seconds, not {self.deadline_seconds!r}")
+        if self.deadline_seconds is not None:
+            check_seconds("a deadline", self.deadline_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +213,7 @@ def amount_at(arguments: Mapping[str, Any], path: str) -> float | str:
     if not found:
         return f"there is no amount at {path!r}"
     for each in found:
-        if isinstance(each, bool) or not isinstance(each, int | float) or not math.isfinite(each):
+        if not is_number(each):
             return f"{path} is {each!r:.40}, and no number"
         if each < 0:
             return f"{path} is {each!r:.40}, and below 0"
@@ -236,5 +236,5 @@ def _check_path(path: object) -> None:
 def _check_scope(per: str, window_seconds: float | None) -> None:
     if per not in ("run", "tree", "tenant"):
         raise UsageError(f"a limit is per 'run', 'tree' or 'tenant', not per {per!r}")
-    if window_seconds is not None and not 0 < window_seconds < math.inf:
-        raise UsageError(f"a window is a time above 0 seconds, not {window_seconds!r}")
+    if window_seconds is not None:
+        check_seconds("a window", window_seconds)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from harness.errors import UsageError
+from harness.kernel.bounds import check_limit, check_seconds
 from harness.kernel.middleware.base import QUOTA, KernelMiddleware
 
 
@@ -38,18 +38,10 @@ class Quota:
             check_limit(f"a quota's {name}", limit)
         for name in ("window_seconds", "call_seconds"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UsageError(f"a quota's {name} is a time above 0, not {value!r}")
+            if value is not None:
+                check_seconds(f"a quota's {name}", value)
         if self.elapsed_seconds is not None and (self.per != "tree" or self.window_seconds is not None):
             raise UsageError("elapsed_seconds are counted per tree and without a window: give them a quota of their own")
-
-
-def check_limit(name: str, limit: object) -> None:
-    """Raise `UsageError` for what is no limit."""
-    if limit is None:
-        return
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 <= limit < 10**12:
-        raise UsageError(f"{name} is a number from 0 to a million million, not {limit!r}")
 
 
 class QuotaMiddleware(KernelMiddleware):

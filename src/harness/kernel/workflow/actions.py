@@ -26,6 +26,7 @@ from harness.errors import (
     UsageError,
 )
 from harness.kernel import matching, records, replay
+from harness.kernel.bounds import check_seconds
 from harness.kernel.encoding import to_plain_json
 from harness.kernel.identity import step_scope
 from harness.kernel.outputs import OutputType, output_type
@@ -103,8 +104,8 @@ def ask_for(
         raise UsageError(f"the retry of step {name!r} is a RetryPolicy, not {type(retry).__name__}")
     if serializer is not None and result_type is not None:
         raise UsageError(f"step {name!r} takes a result_type or a serializer, not both")
-    if timeout is not None and not 0 < timeout < float("inf"):
-        raise UsageError(f"the timeout of step {name!r} is a number of seconds above 0, not {timeout!r}")
+    if timeout is not None:
+        check_seconds(f"the timeout of step {name!r}", timeout)
     try:
         digest = "" if inputs is None else matching.digest_of(msgspec.Raw(to_plain_json(inputs)))
     except TypeError as error:

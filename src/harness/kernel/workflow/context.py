@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import StepFailed, UsageError
+from harness.kernel.bounds import check_text
 from harness.kernel.identity import current_scope, step_scope
 from harness.kernel.results import StepModelResult, StepToolResult
 from harness.kernel.runs import RunState
@@ -128,8 +129,7 @@ class WorkflowContext:
         return step_scope(name)
 
     def _allot(self, name: str) -> str:
-        if not isinstance(name, str) or not name.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"a step's name is a text that is not empty, not {name!r}")
+        check_text("a step's name", name)
         return self._runner.allot(current_scope(), name)
 
 

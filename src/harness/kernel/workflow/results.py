@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
@@ -10,6 +9,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from harness.errors import UsageError
+from harness.kernel.bounds import check_count, check_number
 
 WorkflowStatus = Literal["completed", "failed", "paused", "blocked", "cancelled", "sleeping"]
 TimerKind = Literal["timer", "retry"]
@@ -31,12 +31,9 @@ class RetryPolicy:
     retry_failed: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.max_attempts, bool) or not isinstance(self.max_attempts, int) or self.max_attempts < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"max_attempts is a whole number from 1 on, not {self.max_attempts!r}")
+        check_count("max_attempts", self.max_attempts)
         for name, least in (("base_seconds", 0), ("factor", 1), ("max_seconds", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
-                raise UsageError(f"{name} is a finite number from {least} on, not {value!r}")
+            check_number(name, getattr(self, name), least)
         kinds: tuple[object, ...] = self.non_retryable
         if not isinstance(kinds, tuple) or not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UsageError(f"non_retryable is a tuple of exception classes, not {kinds!r}")

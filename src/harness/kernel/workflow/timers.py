@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from harness.errors import UsageError
 from harness.kernel import records, replay
+from harness.kernel.bounds import check_count
 from harness.kernel.progress import PROGRESS_VIEW
 from harness.kernel.records import StepEnded, StepStarted
 from harness.kernel.runs import Entry, RunState
@@ -97,8 +97,7 @@ class Timers:
 
 async def listed(store: Store, *, due_us: int | None, tenant_id: str | None, limit: int) -> tuple[Timer, ...]:
     """What active runs wait for, the earliest first, by index."""
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"limit is a whole number from 1 on, not {limit!r}")
+    check_count("limit", limit)
     store.register(PROGRESS_VIEW)
     where, values = "o.due IS NOT NULL AND r.status = 'active'", list[str | int]()
     for condition, value in (("o.due <= ?", due_us), ("r.tenant = ?", tenant_id)):
