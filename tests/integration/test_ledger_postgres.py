@@ -285,6 +285,66 @@ async def test_a_bound_role_sees_and_writes_its_tenant_only(postgres_dsn: str) -
             await owner.isolate("postgres", "acme")
 
 
+async def test_roles_of_one_tenant_each_have_their_views(postgres_dsn: str) -> None:
+    """A role cannot read the tables that another one made; and one that moves to another tenant sees nothing of the first."""
+    for role in ("acme_one", 'acme{tenant_text}"two'):
+        quoted = role.replace('"', '""')
+        run_sql(postgres_dsn, f'DROP ROLE IF EXISTS "{quoted}"')
+        run_sql(postgres_dsn, f'CREATE ROLE "{quoted}" LOGIN')
+    view = Notes()
+    question = "SELECT text FROM notes ORDER BY text"
+    async with PostgresStore(postgres_dsn) as owner:
+        await owner.append(said("item/a", "acme's", tenant="acme"), said("item/b", "other's", tenant="other"))
+        for role in ("acme_one", 'acme{tenant_text}"two'):
+            await owner.isolate(role, "acme")
+        for user in ("acme_one", "acme%7Btenant_text%7D%22two"):
+            async with PostgresStore(postgres_dsn.replace("postgres@", f"{user}@"), tenant="acme") as acme:
+                assert await acme.query(view, question) == [("acme's",)]
+        await owner.isolate("acme_one", "other")
+        async with PostgresStore(postgres_dsn.replace("postgres@", "acme_one@"), tenant="other") as other:
+            assert await other.query(view, question) == [("other's",)]
+
+
+async def test_one_append_that_cannot_be_written_does_not_take_others_of_its_tick_with_it(postgres_dsn: str) -> None:
+    """Neither a key that no index holds nor a row of another tenant fails anything but its own append."""
+    run_sql(postgres_dsn, "DROP ROLE IF EXISTS acme_app")
+    run_sql(postgres_dsn, "CREATE ROLE acme_app LOGIN")
+    key = "".join(chr(0x1F000 + index * 37) for index in range(1000))
+    async with PostgresStore(postgres_dsn) as owner:
+        await owner.isolate("acme_app", "acme")
+    async with PostgresStore(postgres_dsn.replace("postgres@", "acme_app@"), tenant="acme") as store:
+        ends = await asyncio.gather(
+            store.append(said("item/a", "x")),
+            store.append(Write("item/b", (Draft(type="note.taken", payload={}, key=key),))),
+            store.append(said("item/c", "x", tenant="other")),
+            store.append(said("item/d", "x"), guards=[Unique(key * 3)]),
+            store.append(said("item/e", "x")),
+            return_exceptions=True,
+        )
+
+        assert [head.stream for head in await store.heads()] == ["item/a", "item/e"]
+    assert ["cannot be written" in str(end) for end in ends] == [False, True, False, True, False]
+    assert "may not do that" in str(ends[2])
+
+
+async def test_what_the_database_has_as_defaults_weakens_no_promise(postgres_dsn: str) -> None:
+    """An append sees what was committed while it waited, and is durable, whatever the database's settings are."""
+    name = postgres_dsn.rpartition("/")[2]
+    run_sql(postgres_dsn, f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'repeatable read'")
+    run_sql(postgres_dsn, f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    async with PostgresStore(postgres_dsn) as one, PostgresStore(postgres_dsn) as two:
+
+        async def write(store: PostgresStore) -> None:
+            for index in range(30):
+                await store.append(said("item/a", str(index)))
+
+        await asyncio.gather(write(one), write(two))
+        head = await one.head("item/a")
+        assert head is not None
+        assert head.seq == 60
+        assert await one.query(Notes(), "SELECT current_setting('synchronous_commit')") == [("on",)]
+
+
 async def test_every_key_begins_with_the_tenant(postgres_dsn: str) -> None:
     """A key without it would let tenants stand in each other's way."""
     async with PostgresStore(postgres_dsn):

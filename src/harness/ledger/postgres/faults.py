@@ -54,7 +54,13 @@ def waited(error: BaseException) -> bool:
 
 def unwritable(error: BaseException) -> bool:
     """Whether it is the value that cannot be written, and not the database that cannot write."""
-    return isinstance(error, (psycopg.DataError, psycopg.NotSupportedError, OverflowError, UnicodeError))
+    values = (psycopg.DataError, psycopg.NotSupportedError, errors.ProgramLimitExceeded, OverflowError, UnicodeError)
+    return isinstance(error, values)
+
+
+def of_one(error: BaseException) -> bool:
+    """Whether one append of several in a transaction may be what the database refuses, and not the others."""
+    return unwritable(error) or isinstance(error, errors.InsufficientPrivilege)  # such as a row of another tenant
 
 
 def down(error: BaseException | None, address: Address) -> StoreUnavailable:

@@ -20,7 +20,7 @@ async def bind(connection: Connection, address: Address, role: str, tenant: str)
         raise LedgerError(f"{address.location}: {role!r} passes row-level security by; take a role that is no superuser")
     names = {
         "schema": f'"{address.schema}"',
-        "views": f'"{views_schema(address.schema, tenant)}"',
+        "views": f'"{views_schema(address.schema, tenant, role)}"',
         "role": sql.Identifier(role).as_string(connection),
         "role_text": sql.Literal(role).as_string(connection),
         "tenant_text": sql.Literal(tenant).as_string(connection),

@@ -19,6 +19,9 @@ from harness.ledger.postgres import arrays, faults
 from harness.ledger.postgres.address import Address
 
 T = TypeVar("T")
+
+_PROMISES = """SELECT set_config('default_transaction_isolation', 'read committed', false), set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)"""
 Connection = AsyncConnection[tuple[Any, ...]]
 
 
@@ -70,6 +73,7 @@ class Link:
             raise faults.unavailable(error, self._address) from None
         try:
             _adapt(connection)
+            await connection.execute(_PROMISES)  # an append reads what others commit while it waits, and is durable
             for name, value in self.settings.items():
                 await connection.execute("SELECT set_config($1, $2, false)", (name, value))
         except BaseException as error:

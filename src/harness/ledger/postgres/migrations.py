@@ -29,9 +29,12 @@ class Standing:
     views: str  # the schema of the views' tables
 
 
-def views_schema(schema: str, tenant: str | None) -> str:
-    """Where views are kept: the owner's together, a member's apart, since they are folded from what each may see."""
-    return f"{schema}_views" if tenant is None else f"{schema}_v_{hashlib.sha256(tenant.encode()).hexdigest()[:12]}"
+def views_schema(schema: str, tenant: str | None, role: str = "") -> str:
+    """Where views are kept: the owner's together, each member's apart, since it makes them, from what it may see."""
+    if tenant is None:
+        return f"{schema}_views"
+    of_both = hashlib.sha256(f"{tenant}\0{role}".encode())
+    return f"{schema}_v_{of_both.hexdigest()[:12]}"
 
 
 async def prepare(connection: Connection, address: Address, *, create: bool, read_only: bool) -> Standing:
@@ -58,8 +61,8 @@ async def _prepare(connection: Connection, address: Address, *, create: bool, mi
             raise StoreUnavailable(f"{address.location}: of an older version; open it once for writing", reason="missing")
         await _migrate(connection, address)
     await _rebase(connection, address, allowed=migrate)
-    [(tenant,)] = await rows(connection, f'SELECT "{address.schema}".my_tenant()')
-    return Standing(tenant=tenant, views=views_schema(address.schema, tenant))
+    [(tenant, role)] = await rows(connection, f'SELECT "{address.schema}".my_tenant(), session_user::text')
+    return Standing(tenant=tenant, views=views_schema(address.schema, tenant, role))
 
 
 async def _version(connection: Connection, address: Address) -> int:

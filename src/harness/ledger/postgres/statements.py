@@ -12,6 +12,7 @@ from harness.ledger.events import Cursor, Event
 from harness.ledger.guards import Lease
 from harness.ledger.store import Head
 
+_PLACE = re.compile(r"\{(\w+)\}")
 _NAMED = re.compile(r"^-- (\w+): .*\n", re.MULTILINE)
 _COLUMNS = """e.position, s.name, e.seq, e.type, e.ts, e.actor, coalesce(e.labelled, e.tenant), e.parent, e.key, e.schema,
     convert_to(e.data, 'UTF8'), e.salt, e.digest, e.prev, e.hash, e.xid::text"""
@@ -27,10 +28,8 @@ def script(name: str) -> dict[str, str]:
 
 
 def filled(text: str, **names: str) -> str:
-    """A statement with its `{names}` put in."""
-    for name, value in names.items():
-        text = text.replace(f"{{{name}}}", value)
-    return text
+    """A statement with its `{names}` put in; what is put in is left as it is."""
+    return _PLACE.sub(lambda match: names.get(match[1], match[0]), text)
 
 
 class Statements:

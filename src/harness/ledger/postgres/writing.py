@@ -166,9 +166,9 @@ class Writing:
         try:
             answer = await self._transact(send, found, since=good[0][0].since, locks=locks)
         except Exception as error:
-            if len(good) == 1 or not faults.unwritable(error.__cause__ or error):
+            if len(good) == 1 or not faults.of_one(error.__cause__ or error):
                 raise
-            for one in good:  # one of them cannot be written at all: it fails alone
+            for one in good:  # one of them cannot be written: it fails alone
                 try:
                     await self._append([one], now_us)
                 except LedgerError as problem:
