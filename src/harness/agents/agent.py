@@ -114,6 +114,9 @@ class AutonomousAgent:
         """
         if max_iterations < 1:
             raise UsageError(f"an agent needs at least one iteration, not {max_iterations}")
+        for name, text in (("prompt", prompt), ("system_prompt", system_prompt)):
+            if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise UsageError(f"{name} is a text, not {type(text).__name__}")
         await self.kernel.open_run(tenant=tenant, run_id=run_id)
         steps = AgentSteps(
             kernel=self.kernel, run_id=run_id, tenant=tenant, model=model, output_schema=output_schema, toolbox=self._toolbox,

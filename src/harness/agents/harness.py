@@ -9,17 +9,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args
 
 from harness.agents import passes
 from harness.agents.calling import call
 from harness.agents.harness_steps import HarnessSteps
 from harness.agents.passes import HarnessContext, Link, Pass, at_work, linked
 from harness.errors import NotFound, OutcomeUnknown, RunNotActive, UsageError
-from harness.kernel import Kernel, TenantContext
+from harness.kernel import Kernel, ReplayPolicy, TenantContext
 
 if TYPE_CHECKING:
-    from harness.kernel import ReplayPolicy, Session
+    from harness.kernel import Session
 
 T = TypeVar("T")
 
@@ -45,6 +45,8 @@ class BaseHarness(HarnessSteps, Generic[T]):
             raise UsageError(f"{type(self).__name__} needs a Kernel, not {_said(kernel)}")
         if tenant is not None:
             _check_tenant(tenant)
+        if replay_policy not in get_args(ReplayPolicy):
+            raise UsageError(f"replay_policy is one of {', '.join(get_args(ReplayPolicy))}, not {replay_policy!r}")
         self._kernel = kernel
         self._tenant = tenant
         self._default_model = default_model

@@ -36,6 +36,8 @@ class Toolbox:
         subagents: Sequence[SubAgent] = (),
         depth: int = 0,
     ) -> None:
+        if tools is not None and not hasattr(tools, "registry"):
+            raise UsageError(f"tools are a ToolRegistry or a bundle such as CodingHarnessTools(…), not {tools!r}")
         self._kernel = kernel
         self._skills = skills
         self._given = ToolRegistry() if tools is None else tools.registry()

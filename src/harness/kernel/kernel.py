@@ -6,7 +6,7 @@ import contextlib
 import copy
 import sys
 from collections.abc import Callable, Collection, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args, overload
 
 from harness.errors import NotFound, UsageError
 from harness.kernel.artifacts import Artifacts
@@ -176,12 +176,19 @@ class Kernel(
     ) -> Coroutine[Any, Any, StepModelResult]:
         """Ask a model, or give back what it said when this step was executed before.
 
-        The step's identity is allotted when this is called, so calls may be gathered. `tools` are the caller's own, before
-        the kernel's; `sink` is for `stream_model`. Under `fork_on_drift` the result of a step that was recorded with other
-        inputs is that of a fork: go on with the result's `run_id`. Raises `ReplayConsistencyError` (other inputs under a
-        recorded step), `ModelError` and `StepFailed` (recorded failures, raised again on replay unless
-        `retry_failed_step`), `BudgetExceeded`, `RunNotActive`, what a middleware raises, and `LeaseHeld` if another
-        kernel keeps the run for too long.
+        * The step's identity is allotted when this is called, so calls may be gathered: its `step_key`, or else its number
+          among the model steps of its scope. `parent_step_key` is the step that led to it, and its scope.
+        * `model` is a name that the port knows, `input` what is asked, such as `ModelInput.from_prompt(text)`. With
+          `output_schema` (a type that pydantic can check, or a JSON schema) the result's `output` is checked.
+        * The model is shown the tools that the tenant may call, or those of `visible_tool_names` among them. `tools` are the
+          caller's own, before the kernel's.
+        * `replay_policy` says what happens if the step was recorded with other inputs. Under "fork_on_drift" the result is
+          that of a fork: go on with the result's `run_id`. A recorded failure is raised again unless `retry_failed_step`.
+        * `sink` is for `stream_model`.
+
+        Raises `ReplayConsistencyError` (other inputs under a recorded step), `ModelError` and `StepFailed`,
+        `BudgetExceeded`, `RunNotActive`, what a middleware raises, and `LeaseHeld` if another kernel keeps the run for too
+        long.
         """
         self._open()
         check_model_step(run_id, tenant, model, input, step_key, parent_step_key, model_options, visible_tool_names)
@@ -321,6 +328,10 @@ class Kernel(
             raise NotFound(f"run {run.run_id!r} has not one unknown step of {tool_name!r} but: {told}; say which by `step`")
         return found[0]
 
+    @overload
+    def tool(self, function: F, /) -> F: ...
+
+    @overload
     def tool(
         self,
         *,
@@ -334,12 +345,29 @@ class Kernel(
         on_unknown: OnUnknown = "ask",
         probe: Callable[..., Any] | None = None,
         timeout: float | None = None,
-    ) -> Callable[[F], F]:
+    ) -> Callable[[F], F]: ...
+
+    def tool(
+        self,
+        function: F | None = None,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        requires_capability: str | None = None,
+        side_effect: bool = False,
+        tool_version: str = "1.0.0",
+        schema_version: str = "1",
+        risk_level: RiskLevel = "medium",
+        on_unknown: OnUnknown = "ask",
+        probe: Callable[..., Any] | None = None,
+        timeout: float | None = None,
+    ) -> F | Callable[[F], F]:
         """Register a function as a tool. Its schema comes from its type hints, its description from its docstring.
 
-        A synchronous function runs in a thread. With `side_effect` its intent is recorded before it runs, and if its end is
-        not, `on_unknown` says what to do. A parameter annotated `ToolExecutionContext` gets the call's idempotency key and
-        is not shown to the model. `timeout` is in seconds.
+        A decorator with options, `@kernel.tool(side_effect=True)`, or without, `@kernel.tool`. A synchronous function runs
+        in a thread. With `side_effect` its intent is recorded before it runs, and if its end is not, `on_unknown` says what
+        to do. A parameter annotated `ToolExecutionContext` gets the call's idempotency key and is not shown to the model.
+        `timeout` is in seconds.
         """
 
         def register(function: F) -> F:
@@ -351,7 +379,7 @@ class Kernel(
             self.tools.add(registered)
             return function
 
-        return register
+        return register if function is None else register(function)
 
     def list_tools_for_tenant(
         self, *, tenant: TenantContext, visible_tool_names: Collection[str] | None = None

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from harness.clock import Clock, SystemClock
-from harness.errors import LedgerError, NotFound, StoreUnavailable
+from harness.errors import LedgerError, NotFound, StoreUnavailable, UsageError
 from harness.ledger import inspection, proof
 from harness.ledger.chain import Prepared
 from harness.ledger.database import Durability, connect, truncate_log, unavailable
@@ -33,6 +33,18 @@ from harness.ledger.views import Value, View
 from harness.wake import Bell
 
 T = TypeVar("T")
+
+
+def _file(path: object) -> Path:
+    """A path that can be meant: SQLite's own word for memory would become a file of that name."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):  # pyright: ignore[reportUnknownArgumentType]
+        raise UsageError(f"a ledger's path names a file, such as SQLiteStore('harness.db'), not {path!r}")
+    if str(path) == ":memory:":  # pyright: ignore[reportUnknownArgumentType]
+        raise UsageError("a SQLiteStore keeps a file, which several processes may open; MemoryStore() keeps a ledger in memory")
+    if isinstance(path, str) and "://" in path:
+        raise UsageError(f"{path.partition(':')[0]}://… is an address, not a file; PostgresStore(dsn) takes one of PostgreSQL")
+    return Path(path)  # pyright: ignore[reportUnknownArgumentType]
+
 
 _COLUMNS = """e.position, s.name, e.seq, e.type, e.ts, e.actor, e.tenant, e.parent, e.key, e.schema,
     CAST(e.data AS BLOB), e.salt, e.digest, e.prev, e.hash"""
@@ -77,7 +89,7 @@ class SQLiteStore:
         clock: Clock | None = None,
         views: Sequence[View] = (),
     ) -> None:
-        self.path = Path(path)
+        self.path = _file(path)
         self.actor = actor
         self.tenant = tenant
         self.clock: Clock = clock or SystemClock()
