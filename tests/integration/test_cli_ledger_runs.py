@@ -176,6 +176,9 @@ def test_reconcile_records_what_is_known(cli: Cli, home: Path) -> None:
     assert [(step["state"], step["result"], step["message"]) for step in steps] == [
         ("completed", {"paid": 5}, ""), ("failed", None, "the bank never saw it")
     ]  # fmt: skip
+    _, out, _ = cli("ledger", "why", RUN, "one")
+    assert [line.split(" run/")[0] for line in out.splitlines() if not line.startswith(" ")][1:] == ["it settles", "in the run"]
+    assert "settled by person:" in out
     code, _, err = cli("ledger", "reconcile", RUN, "one", "--outcome", "failed")
     assert (code, "is completed, not unknown" in err) == (1, True)
 

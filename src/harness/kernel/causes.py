@@ -37,7 +37,7 @@ async def causes(store: Store, stream: str, seq: int) -> list[Cause]:
     while event is not None and event.ref not in seen:
         seen.add(event.ref)
         found.append(_cause(event, link))
-        ref, link = _led_by(event)
+        ref, link = await _settled(store, event) or _led_by(event)
         name, _, number = ref.rpartition("#")
         event = await store.event(name, int(number)) if number.isdigit() else None
     return found
@@ -51,6 +51,14 @@ async def step_place(store: Store, run_id: str, step: str) -> tuple[str, int]:
         names = ", ".join(list(story.steps)[:20]) or "none"
         raise NotFound(f"run {run_id!r} has no step {step!r}; it has: {names}")
     return f"run/{record.inherited_from or run_id}", record.seq
+
+
+async def _settled(store: Store, event: Event) -> tuple[str, str] | None:
+    """Who settles a step by hand gives no cause: it is what had been recorded of the step before."""
+    if event.erased or event.parent is not None or not event.payload.get("reconciled"):
+        return None
+    before = [each.ref for each in await store.read(event.stream) if each.key == event.key and each.seq < event.seq]
+    return (before[-1], "it settles") if before else None
 
 
 def _led_by(event: Event) -> tuple[str, str]:
@@ -79,7 +87,8 @@ def _told(event: Event) -> str:
     payload = event.payload
     words = [str(payload[name]) for name in _REASONS if isinstance(payload.get(name), str) and payload[name]]
     if event.type.startswith("step."):
-        words = [_step(payload), *words]
+        settled = payload.get("reconciled")
+        words = [_step(payload), *words, *([f"settled by {settled}"] if settled else [])]
     elif event.type == "run.started":
         words = [f"for {payload.get('tenant_id', '')}", *words]
     return "; ".join(words)[:400]
