@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,6 +31,7 @@ from harness.ledger import (
     Write,
 )  # fmt: skip
 from harness.ledger.gate import Gate
+from harness.ledger.transaction import Writer
 
 
 def note(stream: str, text: str = "x") -> Write:
@@ -547,3 +549,24 @@ async def test_event_loops_of_several_threads_share_a_store(tmp_path: Path) -> N
     assert sorted(event.payload["text"] for event in events) == sorted(written)
     assert await store.verify()
     await store.close()
+
+
+async def test_where_a_stream_is_is_not_sure_when_our_thread_was_inside_while_we_asked(tmp_path: Path) -> None:
+    """Its turn makes the gate ours again, but what was read before that is from before what others wrote."""
+    path = tmp_path / "h.db"
+    async with SQLiteStore(path) as one, SQLiteStore(path) as two:
+        await one.append(note("item/a"))
+        writer = one._writer  # pyright: ignore[reportPrivateUsage]
+        assert writer is not None
+
+        class Late(Writer):
+            def known_seq(self, stream: str) -> int:
+                seq = super().known_seq(stream)
+                thread = threading.Thread(target=lambda: asyncio.run(one.append(note("item/b"))))  # type: ignore[arg-type]
+                thread.start()
+                thread.join(30)
+                return seq
+
+        writer.__class__ = Late
+        await two.append(note("item/a"))
+        assert one.surely_at("item/a") is None

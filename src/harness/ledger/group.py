@@ -104,7 +104,7 @@ class GroupCommit:
         self._at_gate = False  # the thread waits to be let in
         self._blocked_seconds = 0.0  # how long a commit has waited for the disk lately
         self._turn_lock = threading.Lock()  # before the gate, which does not tell our own threads apart
-        self.writing = False  # what the writer knows is not committed yet, or others have written since
+        self.turn = 0  # grows by one before we enter and when we have left; while it is odd, what the writer knows is not sure
         self._closed = False
         self._lock = threading.Lock()
         self._news = threading.Condition(self._lock)  # for the thread
@@ -194,18 +194,18 @@ class GroupCommit:
         """Enter if nobody is inside, in another process or another thread of ours."""
         if not self._turn_lock.acquire(blocking=False):
             return False
-        self.writing = True  # from before the gate is signed: then nothing shows any more that others were inside
+        self.turn += 1  # before the gate is signed: then nothing shows any more that others were inside
         try:
             if self._gate.try_enter():
                 return True
         except OSError:  # the thread will meet it again, and tell
             pass
-        self.writing = False
+        self.turn += 1
         self._turn_lock.release()
         return False
 
     def _leave(self) -> None:
-        self.writing = False
+        self.turn += 1
         self._gate.leave()
         self._turn_lock.release()
 
@@ -249,12 +249,12 @@ class GroupCommit:
         """Wait for the gate and write whatever is queued by then."""
         problem: OSError | None = None
         self._turn_lock.acquire()
-        self.writing = True
+        self.turn += 1
         try:
             self._gate.enter()
         except OSError as error:
             problem = error
-            self.writing = False
+            self.turn += 1
             self._turn_lock.release()
         with self._lock:
             entries, self._queue = self._queue, []

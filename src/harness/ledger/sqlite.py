@@ -179,8 +179,9 @@ class SQLiteStore:
     def surely_at(self, stream: str) -> int | None:
         if self._writer is None:
             return None
-        seq = self._writer.known_seq(stream)  # before it is asked whether that is being written
-        return seq if seq and not self._group.writing and self._gate.ours() else None
+        turn = self._group.turn
+        seq = 0 if turn % 2 else self._writer.known_seq(stream)
+        return seq if seq and self._gate.ours() and self._group.turn == turn else None  # else our thread came in between
 
     async def head(self, stream: str) -> Head | None:
         rows = self._rows(f"{_HEADS} WHERE s.name = ?", (stream,))
