@@ -23,8 +23,10 @@ from harness.errors import (
     PolicyDenied,
     ReplayConsistencyError,
     RunExists,
+    RunNotActive,
     StepFailed,
     StepRejected,
+    ToolRejected,
     Unproven,
     UsageError,
 )
@@ -482,6 +484,71 @@ async def test_a_rejection_is_recorded_once_and_is_never_unknown(
     events = await kernel.get_events(run_id=RUN)
     assert [(event.type, event.payload.get("reason")) for event in events[1:]] == [("step.rejected", reason)]
     assert made == []
+
+
+class Never(KernelMiddleware):
+    async def prepare_model(self, invocation: ModelInvocation) -> ModelInvocation:
+        raise PolicyDenied("never")
+
+
+@pytest.mark.parametrize("over", [True, False])
+async def test_a_program_that_was_refused_something_is_replayed_without_a_word(store: Store, over: bool) -> None:
+    """The same refusals again, from another kernel, also when the run is over; and nothing is written for them."""
+
+    async def program() -> list[str]:
+        async with Kernel(store=store, model_port=Echo(), middleware=[Never()]) as kernel:
+
+            @kernel.tool
+            async def pay(amount: int) -> None: ...
+
+            @kernel.tool(requires_capability="root")
+            async def reboot() -> None: ...
+
+            @kernel.tool
+            async def look() -> None:
+                raise ToolRejected("nothing to see")
+
+            await kernel.open_run(tenant=TENANT, run_id=RUN)
+            calls = [
+                use(kernel, "pay", {"amount": "x"}, step_key="a"), use(kernel, "pay", "[]", step_key="b"),
+                use(kernel, "nope", {}, step_key="c"), use(kernel, "reboot", {}, step_key="d"),
+                *([use(kernel, "look", {}, step_key="e")] if over else []),  # it decides itself, so it is asked again
+                kernel.step_model(run_id=RUN, tenant=TENANT, model="m", input=ModelInput.from_prompt("?"), step_key="f"),
+            ]  # fmt: skip
+            told: list[str] = []
+            for each in calls:
+                with pytest.raises(StepRejected) as caught:
+                    await each
+                told.append(f"{type(caught.value).__name__}: {caught.value}")
+            if over and (await kernel.get_run_status(run_id=RUN)).active:
+                await kernel.finish_run(run_id=RUN)
+            return told
+
+    first = await program()
+    size = len(await store.read(f"run/{RUN}"))
+
+    assert await program() == first
+    assert len(await store.read(f"run/{RUN}")) == size
+
+
+async def test_what_was_never_asked_of_a_run_that_is_over_is_refused(store: Store) -> None:
+    """A recorded rejection of other inputs says nothing about these; and no lease is taken to say so."""
+    async with Kernel(store=store) as kernel:
+        await kernel.start_run(tenant=TENANT, run_id=RUN)
+        with pytest.raises(StepRejected):
+            await use(kernel, "nope", {}, step_key="a")
+        await kernel.finish_run(run_id=RUN)
+    async with Kernel(store=store) as kernel:
+        kernel.tool(name="nope")(lambda: "done")
+        size = len(await store.read(f"run/{RUN}"))
+        with pytest.raises(StepRejected, match="no tool is named"):
+            await use(kernel, "nope", {}, step_key="a")
+        with pytest.raises(RunNotActive, match="it is over"):
+            await use(kernel, "nope", {"other": 1}, step_key="a")
+        with pytest.raises(RunNotActive, match="it is over"):
+            await use(kernel, "nope", {}, step_key="b")
+
+        assert len(await store.read(f"run/{RUN}")) == size
 
 
 async def test_a_rejection_is_decided_anew_when_things_have_changed(store: Store) -> None:

@@ -269,8 +269,10 @@ async def test_a_reason_must_be_given(store: Store) -> None:
         with pytest.raises(PolicyDenied, match="no reason is given"):
             await bank.pay(1, reason=" ")
         await bank.pay(1, reason="the bill of May")
-        await bank.kernel.declare_intent(run_id="r", tenant=TENANT, tool_name="pay", reason="all bills")
+        for _ in range(2):  # a replay writes nothing
+            await bank.kernel.declare_intent(run_id="r", tenant=TENANT, tool_name="pay", reason="all bills")
         await bank.pay(2)
+        assert [e.type for e in await bank.kernel.get_events(run_id="r")].count("intent.declared") == 1
         events = [e for e in await bank.kernel.get_events(run_id="r") if e.type == "policy.decided"]
 
         assert [e.payload.get("intent", "") for e in events] == ["", "the bill of May", "all bills"]

@@ -27,7 +27,7 @@ from harness.kernel.middleware import Stack
 from harness.kernel.outputs import OutputType, read_answer
 from harness.kernel.ports import Message, ModelCallOptions, ModelPort, ModelRequest, ModelResult, OutputSchema, Usage
 from harness.kernel.quotas import Held
-from harness.kernel.records import Answer, ModelInputs, Recorded, StepEnded, StepStarted
+from harness.kernel.records import Answer, ModelInputs, Reason, Recorded, StepEnded, StepStarted
 from harness.kernel.results import StepModelResult, newest_prompt
 from harness.kernel.runs import Entry, RunState
 from harness.kernel.steps import Announcement, Steps
@@ -96,10 +96,9 @@ class Caller:
 
     async def reject(self, run: RunState, ask: Ask, error: Exception) -> None:
         """Record a refusal."""
-        reason = "budget" if isinstance(error, BudgetExceeded) else "middleware"
-        if isinstance(error, UsageError):
-            reason = "arguments"
-        await self.steps.reject(run, ask.step, kind="model", name=ask.model, input_hash=ask.input, reason=reason, error=error)
+        await self.steps.reject(
+            run, ask.step, kind="model", name=ask.model, input_hash=ask.input, reason=reason_of(error), error=error
+        )
 
     def cost(self, model: str, usage: Usage) -> int:
         """What a call cost, in micro-USD; 0 if nobody knows."""
@@ -166,6 +165,13 @@ def result_of(
         stop_reason=answer.stop_reason, model=answer.model, native=answer.native, step=step, attempt=ended.attempt,
         cost_usd=ended.cost / 1_000_000, replayed=restore is not None, replayed_with_drift=bool(drift), drift_fields=drift,
     )  # fmt: skip
+
+
+def reason_of(error: Exception) -> Reason:
+    """Why a model was not asked."""
+    if isinstance(error, UsageError):
+        return "arguments"
+    return "budget" if isinstance(error, BudgetExceeded) else "middleware"
 
 
 def answer_of(result: ModelResult, raw: bytes | None) -> Answer:

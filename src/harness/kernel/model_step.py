@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from harness.errors import KeyTaken, ReplayConsistencyError
+from harness.errors import KeyTaken, ReplayConsistencyError, RunNotActive
 from harness.kernel import matching, records, replay
 from harness.kernel.matching import Match
 from harness.kernel.middleware import ModelInvocation
-from harness.kernel.model_call import Ask, Caller, Execution, result_of
+from harness.kernel.model_call import Ask, Caller, Execution, reason_of, result_of
 from harness.kernel.outputs import OutputType
 from harness.kernel.ports import Message
 from harness.kernel.records import Answer, Recorded, StepEnded
@@ -73,7 +73,11 @@ class ModelSteps:
         def execute(entry: Entry | None) -> Awaitable[StepModelResult]:
             return Execution(self._caller, run, ask, entry).run()
 
-        return await self._steps.once(run, ask.step, recall, execute)
+        try:
+            return await self._steps.once(run, ask.step, recall, execute)
+        except RunNotActive:
+            replay.raise_if_over(run, ask.step, ask.input)
+            raise
 
     async def _prepare(self, run: RunState, ask: Ask) -> None:
         invocation = ModelInvocation(
@@ -92,6 +96,9 @@ class ModelSteps:
         ask.hash()
 
     async def _refuse(self, run: RunState, ask: Ask, error: Exception) -> None:
+        if await self._steps.is_rejected(run, ask.step, ask.input, reason_of(error), error):
+            return
+
         async def over(entry: Entry) -> bool | None:
             return True if entry.type in (records.STEP_COMPLETED, records.STEP_FAILED) else None
 

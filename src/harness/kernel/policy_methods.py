@@ -15,7 +15,8 @@ class PolicyMethods(Face):
     async def declare_intent(self, *, run_id: str, tenant: TenantContext, tool_name: str, reason: str) -> int:
         """Record why a tool will be used in this run, where its policy asks for a reason; gives the event's sequence.
 
-        It holds for the run's further calls of this tool, until another one is declared. Raises `NotFound`.
+        It holds for the run's further calls of this tool, until another one is declared; the one that holds is not recorded
+        again. Raises `NotFound`.
         """
         from harness.kernel.safety import INTENT_DECLARED, IntentDeclared
 
@@ -29,4 +30,7 @@ class PolicyMethods(Face):
             reason = await self._steps.scrubbing.text(tenant.tenant_id, reason)
         payload = IntentDeclared(tool_name=tool_name, reason=reason)
         draft = Draft(type=INTENT_DECLARED, payload=payload, key=f"intent::{tool_name}", tenant=tenant.tenant_id)
+        before = await self._store.latest(stream_of(run_id), f"intent::{tool_name}")
+        if before is not None and not before.erased and before.load(IntentDeclared) == payload:
+            return before.seq
         return (await self._store.append(Write(stream_of(run_id), (draft,)))).first.seq

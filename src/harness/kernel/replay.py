@@ -21,7 +21,7 @@ from harness.errors import (
 )
 from harness.kernel import records
 from harness.kernel.records import Kind, StepEnded
-from harness.kernel.runs import Entry, RunState, stream_of
+from harness.kernel.runs import FINAL, Entry, RunState, stream_of
 from harness.ledger import Chain, Event, Head, Store, lineage
 
 _PAGE = 1000
@@ -125,20 +125,24 @@ def raise_failure(ended: StepEnded) -> None:
     raise error
 
 
-def raise_rejection(entry: Entry, input_hash: str) -> None:
+def raise_rejection(entry: Entry | None, input_hash: str) -> None:
     """Raise a recorded rejection of the same inputs again."""
-    if entry.data is not None:
-        rejected = _rejected(entry.data)
-        if rejected.input == input_hash and rejected.reason != "approval":  # which may have been given meanwhile
-            raise _REJECTIONS[rejected.reason](rejected.message)
+    rejected = rejection_of(entry)
+    if rejected is not None and rejected.input == input_hash and rejected.reason != "approval":  # which may have been given
+        raise _REJECTIONS[rejected.reason](rejected.message)
 
 
-def same_rejection(entry: Entry | None, rejected: records.StepRejected) -> bool:
-    """Whether just this is what is recorded."""
+def raise_if_over(run: RunState, step: str, input_hash: str) -> None:
+    """Raise the recorded rejection of a step of a run that is over: there nothing can be decided anew."""
+    if run.status in FINAL:
+        raise_rejection(run.steps.get(step), input_hash)
+
+
+def rejection_of(entry: Entry | None) -> records.StepRejected | None:
+    """The recorded rejection, if that is what a step ended with and it was not erased."""
     if entry is None or entry.type != records.STEP_REJECTED or entry.data is None:
-        return False
-    before = _rejected(entry.data)
-    return (before.input, before.reason, before.message) == (rejected.input, rejected.reason, rejected.message)
+        return None
+    return _rejected(entry.data)
 
 
 def other_kind(run: RunState, step: str, recorded: Kind, kind: Kind) -> ReplayConsistencyError:

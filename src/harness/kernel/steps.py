@@ -131,6 +131,11 @@ class Steps:
             run.inflight[step] = None
             try:
                 if not self.leases.sure(run):
+                    if not run.held and await self._is_over(run):  # nothing is executed, so the lease is nobody's
+                        await self.leases.catch_up(run)
+                        if run.steps.get(step) is not entry:
+                            continue
+                        await self.check_active(run)
                     await self.leases.hold(run, step)
                     if not run.held or run.steps.get(step) is not entry:
                         continue
@@ -152,6 +157,10 @@ class Steps:
         if waiting is None:
             waiting = run.inflight[step] = asyncio.Event()
         await waiting.wait()
+
+    async def _is_over(self, run: RunState) -> bool:
+        event = await self.store.latest(run.stream, records.STATUS_KEY)
+        return event is not None and STATUS_OF.get(event.type) in FINAL
 
     async def check_active(self, run: RunState) -> None:
         """Raise `RunNotActive` unless the run is active by its newest status."""
@@ -214,14 +223,25 @@ class Steps:
         arguments: bytes | None = None, tool_version: str = "",
     ) -> None:  # fmt: skip
         """Record that a step was refused before it was executed, unless just that is recorded."""
-        message = str(error) if self.scrubbing is None else await self.scrubbing.text(run.tenant_id, str(error))
+        if await self.is_rejected(run, step, input_hash, reason, error):
+            return
         rejected = records.StepRejected(
-            kind=kind, name=name, input=input_hash, reason=reason, error=type(error).__name__, message=message,
-            tool_version=tool_version, arguments=records.raw(arguments),
+            kind=kind, name=name, input=input_hash, reason=reason, error=type(error).__name__,
+            message=await self._words(run, error), tool_version=tool_version, arguments=records.raw(arguments),
         )  # fmt: skip
-        if not replay.same_rejection(run.steps.get(step), rejected):
-            appended = await self.write(run, self.draft(run, records.STEP_REJECTED, rejected, step))
-            self.end(run, step, appended.last)
+        appended = await self.write(run, self.draft(run, records.STEP_REJECTED, rejected, step))
+        self.end(run, step, appended.last)
+
+    async def is_rejected(self, run: RunState, step: str, input_hash: str, reason: Reason, error: Exception) -> bool:
+        """Whether just this refusal is the newest thing that is recorded of a step."""
+        before = replay.rejection_of(run.steps.get(step))
+        if before is None or (before.input, before.reason) != (input_hash, reason):
+            return False
+        return before.message == await self._words(run, error)
+
+    async def _words(self, run: RunState, error: Exception) -> str:
+        """What may be recorded of an error."""
+        return str(error) if self.scrubbing is None else await self.scrubbing.text(run.tenant_id, str(error))
 
 
 def _wrote(run: RunState, done: asyncio.Future[Appended]) -> None:

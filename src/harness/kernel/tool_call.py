@@ -106,6 +106,16 @@ class ToolCalls:
             await self.safety.pause(run, ask, error.question_id)
         raise error
 
+    def refused(self, run: RunState, ask: ToolAsk) -> tuple[Reason, StepRejected | None]:
+        """What refuses this call whenever it is made: there is no such tool, the tenant may not, the arguments are wrong."""
+        reason, error = self.refusal(ask)
+        if error is None and ask.tool is not None:
+            try:
+                self.bound(run, ask, ask.tool)
+            except StepRejected as refused:
+                return _reason(refused), refused
+        return reason, error
+
     def bound(self, run: RunState, ask: ToolAsk, tool: Tool) -> dict[str, Any]:
         """The arguments to call the tool with. Raises `StepRejected` for what is wrong with them."""
         return tool.bind(self.real(run, ask))

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 
 import msgspec
 
-from harness.errors import ApprovalRequired, ReplayConsistencyError, StepRejected
+from harness.errors import ApprovalRequired, ReplayConsistencyError, RunNotActive, StepRejected
 from harness.kernel import matching, records, replay
 from harness.kernel.records import Reason, Recorded, StepEnded, StepStarted
 from harness.kernel.results import StepToolResult, decoded
@@ -44,7 +44,11 @@ class ToolSteps:
         def execute(entry: Entry | None) -> Awaitable[StepToolResult]:
             return self._execute(run, ask, entry)
 
-        return await self._steps.once(run, ask.step, recall, execute)
+        try:
+            return await self._steps.once(run, ask.step, recall, execute)
+        except RunNotActive:
+            replay.raise_if_over(run, ask.step, ask.input)
+            raise
 
     async def _take(self, run: RunState, ask: ToolAsk, arguments: object) -> None:
         try:
@@ -75,6 +79,9 @@ class ToolSteps:
             raise error
 
     async def _refuse(self, run: RunState, ask: ToolAsk, reason: Reason, error: Exception) -> None:
+        if await self._steps.is_rejected(run, ask.step, ask.input, reason, error):
+            return
+
         async def over(entry: Entry) -> bool | None:
             return True if entry.type != records.STEP_REJECTED else None
 
@@ -90,6 +97,9 @@ class ToolSteps:
         if entry.type == records.STEP_REJECTED:
             if ask.replay_rejections:
                 replay.raise_rejection(entry, ask.input)
+            reason, error = self._calls.refused(run, ask)
+            if error is not None and await self._steps.is_rejected(run, ask.step, ask.input, reason, error):
+                raise error
             return None
         if not entry.ended:
             intent = entry.intent()
