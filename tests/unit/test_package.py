@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +49,33 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     """Laziness does not hide mistakes."""
     with pytest.raises(AttributeError, match="nonsense"):
         _ = harness.nonsense
+
+
+DOORS = ("kernel.middleware", "kernel.providers", "kernel.records", "agents.bundles", "agents.pydantic_ai", "recovery.facts")
+NOT_YET = ("web", "recovery")  # the doors for people still reach into these two
+
+
+def test_a_room_is_entered_by_its_door() -> None:
+    """Names inside a package are free to change: other packages import from its face, or from a module meant for it."""
+    sources = Path(harness.__file__).parent
+    through_the_wall: list[str] = []
+
+    for source in sources.rglob("*.py"):
+        room = source.relative_to(sources).parts[0]
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("harness."):
+                _, other, *inside = node.module.split(".")
+                if inside and other not in (room, *NOT_YET) and f"{other}.{inside[0]}" not in DOORS:
+                    through_the_wall.append(f"{source.relative_to(sources)}:{node.lineno}: {node.module}")
+
+    assert through_the_wall == []
+
+
+def test_no_name_at_a_door_is_that_of_a_module_behind_it() -> None:
+    """Importing the module would put it in the place of the name."""
+    sources = Path(harness.__file__).parent
+
+    for init in sources.rglob("__init__.py"):
+        face = import_module(".".join(("harness", *init.parent.relative_to(sources).parts)))
+        behind = {path.stem for path in init.parent.iterdir() if path.suffix in ("", ".py")}
+        assert not behind & set(getattr(face, "__all__", ())), face.__name__

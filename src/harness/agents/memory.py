@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from harness.agents.conversation import shortened
 from harness.agents.suspension import suspending
 from harness.errors import RunNotActive, ToolRejected, UsageError
-from harness.kernel import TenantContext, Tool, ToolExecutionContext, stream_of
-from harness.kernel.inherited import events_before
+from harness.kernel import TenantContext, Tool, ToolExecutionContext, events_before, stream_of
 from harness.kernel.records import ARTIFACT_SET, ArtifactSet
 
 if TYPE_CHECKING:

@@ -368,8 +368,8 @@ def rebuild(
 
 def known_views() -> list[View]:
     """Every table that this version derives from events."""
-    from harness.kernel.lifecycle import RUNS_VIEW
-    from harness.people.questions import QUESTIONS_VIEW
+    from harness.kernel import RUNS_VIEW
+    from harness.people import QUESTIONS_VIEW
     from harness.recovery.history import ENVELOPE_VIEW
     from harness.work import ITEM_VIEW
 

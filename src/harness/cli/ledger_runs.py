@@ -12,9 +12,7 @@ from harness.cli.options import Home, Json
 from harness.cli.output import clock_time, json_line, line, note, plain, table
 
 if TYPE_CHECKING:
-    from harness.kernel import ReplayDiff, RunDiff, RunHandle, StepRecord, StepToolResult
-    from harness.kernel.causes import Cause
-    from harness.kernel.story import Story
+    from harness.kernel import Cause, ReplayDiff, RunDiff, RunHandle, StepRecord, StepToolResult, Story
     from harness.ledger import Verification
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id.", show_default=False)]
@@ -59,7 +57,7 @@ def replay(
 def _as_recorded(run: str, as_json: bool, home: Any) -> None:
     async def work() -> tuple[Verification, Story]:
         from harness.errors import NotFound
-        from harness.kernel.story import story_of
+        from harness.kernel import story_of
 
         async with reading(home) as store:
             try:
@@ -214,15 +212,15 @@ def why(
 
     async def work() -> list[Cause]:
         from harness.errors import UsageError
-        from harness.kernel.causes import causes, step_place
+        from harness.kernel import causes_of, step_place
 
         async with reading(home) as store:
             if step is not None:
-                return await causes(store, *await step_place(store, place, step))
+                return await causes_of(store, *await step_place(store, place, step))
             stream, _, seq = place.rpartition("#")
             if not stream or not seq.isdigit():
                 raise UsageError(f"{place!r} is no event: write STREAM#SEQ, such as run/nightly-7#12, or RUN STEP")
-            return await causes(store, stream, int(seq))
+            return await causes_of(store, stream, int(seq))
 
     found = execute(work)
     if as_json:
@@ -284,8 +282,7 @@ def _checked(outcome: str, result: str | None, message: str) -> object:
 
 async def _settle(run: str, step: str, outcome: Any, value: object, message: str, home: Any) -> StepToolResult | None:
     from harness.errors import NotFound
-    from harness.kernel import Kernel, TenantContext
-    from harness.kernel.story import story_of
+    from harness.kernel import Kernel, TenantContext, story_of
 
     async with writing(home) as store, Kernel(store=store) as kernel:
         story = await story_of(store, run)

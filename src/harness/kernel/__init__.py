@@ -10,11 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.kernel.causes import Cause, causes, step_place
+    from harness.kernel.causes import Cause, causes_of, step_place
     from harness.kernel.diffing import ReplayDiff, RunDiff, StepDiff
     from harness.kernel.encoding import to_json
     from harness.kernel.foreign_methods import ForeignRequest
     from harness.kernel.identity import Scope, at_scope, current_scope
+    from harness.kernel.inherited import events_before
     from harness.kernel.insight_results import RunExplanation, RunProgress
     from harness.kernel.kernel import Kernel
     from harness.kernel.lifecycle import RUNS_VIEW
@@ -113,9 +114,10 @@ _HOME = {
     "WorkflowContext": "workflow.context",
     "WorkflowResult": "workflow.results",
     "at_scope": "identity",
-    "causes": "causes",
+    "causes_of": "causes",
     "current_scope": "identity",
     "digest_of": "matching",
+    "events_before": "inherited",
     "step_place": "causes",
     "story_of": "story",
     "stream_of": "runs",
@@ -177,9 +179,10 @@ __all__ = [
     "WorkflowContext",
     "WorkflowResult",
     "at_scope",
-    "causes",
+    "causes_of",
     "current_scope",
     "digest_of",
+    "events_before",
     "step_place",
     "story_of",
     "stream_of",

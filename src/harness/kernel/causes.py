@@ -26,7 +26,7 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     link: str = ""  # how it is connected to the one before
 
 
-async def causes(store: Store, stream: str, seq: int) -> list[Cause]:
+async def causes_of(store: Store, stream: str, seq: int) -> list[Cause]:
     """The event and what led to it, the newest first. Raises `NotFound`."""
     event = await store.event(stream, seq)
     if event is None:
