@@ -34,6 +34,7 @@ COMMANDS = {
     "checks": Entry(section="Look and act", module="checks", help="List, run, add and silence checks."),
     "tickets": Entry(section="Look and act", module="tickets", help="List, create, note, close, approve and deny tickets."),
     "questions": Entry(section="Look and act", module="questions", help="List, answer what people are asked; approve, deny."),
+    "runs": Entry(section="Look and act", module="runs", help="List, show, pause, resume and cancel the kernel's runs."),
     "incident": Entry(section="Look and act", module="incident", help="Show, export and explain one incident."),
     "pause": Entry(section="Look and act", module="pause", help="Stop the agent from acting."),
     "unpause": Entry(section="Look and act", module="pause", help="Let the agent act again."),
