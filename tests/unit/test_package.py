@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -79,3 +80,16 @@ def test_no_name_at_a_door_is_that_of_a_module_behind_it() -> None:
         face = import_module(".".join(("harness", *init.parent.relative_to(sources).parts)))
         behind = {path.stem for path in init.parent.iterdir() if path.suffix in ("", ".py")}
         assert not behind & set(getattr(face, "__all__", ())), face.__name__
+
+
+def test_every_view_is_rebuilt_by_the_command() -> None:
+    """`harness ledger rebuild` leaves no table behind."""
+    from harness.cli.ledger import known_views
+
+    declared = {
+        name
+        for source in Path(harness.__file__).parent.rglob("*.py")
+        for name in re.findall(r"^([A-Z_]+_VIEW) = ", source.read_text(), re.MULTILINE)
+    }
+
+    assert len(known_views()) == len(declared)

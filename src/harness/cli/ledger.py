@@ -368,12 +368,12 @@ def rebuild(
 
 def known_views() -> list[View]:
     """Every table that this version derives from events."""
-    from harness.kernel import RUNS_VIEW
+    from harness.kernel import PROGRESS_VIEW, RUNS_VIEW
     from harness.people import QUESTIONS_VIEW
     from harness.recovery.history import ENVELOPE_VIEW
     from harness.work import ITEM_VIEW
 
-    return [ITEM_VIEW, QUESTIONS_VIEW, ENVELOPE_VIEW, RUNS_VIEW]
+    return [ITEM_VIEW, QUESTIONS_VIEW, ENVELOPE_VIEW, RUNS_VIEW, PROGRESS_VIEW]
 
 
 for command in ledger_runs.COMMANDS:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         ToolDefinition,
         Usage,
     )
+    from harness.kernel.progress import PROGRESS_VIEW
     from harness.kernel.results import (
         ModelInput,
         RunHandle,
@@ -78,6 +79,7 @@ _HOME = {
     "ModelStream": "streaming",
     "Native": "ports",
     "OutputSchema": "ports",
+    "PROGRESS_VIEW": "progress",
     "Probed": "tools",
     "PromptChange": "rewording",
     "RUNS_VIEW": "lifecycle",
@@ -125,6 +127,7 @@ _HOME = {
 }
 
 __all__ = [
+    "PROGRESS_VIEW",
     "RUNS_VIEW",
     "CapabilityGuardMiddleware",
     "Cause",

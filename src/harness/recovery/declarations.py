@@ -10,7 +10,7 @@ import signal
 from collections.abc import Mapping
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -398,6 +398,3 @@ def _check_name(document: Document, keys: tuple[str, str]) -> None:
 def _require(document: Document, keys: tuple[str, ...], key: str) -> None:
     if key not in document.table(*keys, error=DeclarationError):
         raise DeclarationError(f"{document.where(*keys)}: [{'.'.join(keys)}] needs `{key}`")
-
-
-RESTARTS: tuple[str, ...] = get_args(Restart)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import anyio
-import msgspec
 
 from harness.ledger import Fence
-from harness.recovery.failures import Failure
-from harness.recovery.tickets import Opening
 from harness.work import Claim, Item
 
 
@@ -51,11 +48,3 @@ class Engagement:
         """The attempt cannot go on before this question is answered."""
         self.waits_for = question
         self.parked.set()
-
-
-def failure_of(item: Item) -> Failure | None:
-    """The failure that a ticket was opened for; None for a person's ticket."""
-    try:
-        return msgspec.convert(item.payload, Opening).failure
-    except msgspec.ValidationError:
-        return None
