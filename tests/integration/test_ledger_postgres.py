@@ -34,6 +34,7 @@ from harness.ledger import (
 )
 from harness.ledger.postgres import migrations
 from harness.ledger.postgres.locks import lock_id
+from harness.ledger.postgres.statements import Statements
 
 
 def said(stream: str, *texts: str, tenant: str | None = None) -> Write:
@@ -234,6 +235,25 @@ async def test_a_seal_finds_a_stream_that_is_gone_wholly(postgres_dsn: str, tmp_
         found = await store.verify(seals=[seal])
 
     assert [(problem.stream, problem.kind) for problem in found.problems] == [("item/b", "missing")]
+
+
+async def test_no_common_question_reads_all_events(postgres_dsn: str) -> None:
+    """What a step, a follower or a list asks goes by an index, however many events there are."""
+    questions: dict[str, tuple[object, ...]] = {
+        "head": ("item/a", "default"), "heads": ("item/", "item0"), "read": ("item/a", "default", 5, None),
+        "latest": ("item/a", "default", "k"), "tail": (), "settled": (), "written": ("1",), "lease": ("l", "default"),
+        "holder_of": ("k", "default"), "reserved": ("c", "default"),
+    }  # fmt: skip
+    async with PostgresStore(postgres_dsn) as store:
+        await store.append(*(said(f"item/{name}", *map(str, range(40))) for name in range(50)))
+        statements = {name: Statements('"harness"')[name] for name in questions}
+    with psycopg.connect(postgres_dsn, autocommit=True, cursor_factory=psycopg.RawCursor) as connection:
+        connection.execute(b"ANALYZE harness.events, harness.streams")
+        plans = {
+            name: "\n".join(row[0] for row in connection.execute(f"EXPLAIN {sql}".encode(), questions[name]))
+            for name, sql in statements.items()
+        }
+    assert [name for name, plan in plans.items() if "Seq Scan on events" in plan] == []
 
 
 # Tenants

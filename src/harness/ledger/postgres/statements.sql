@@ -21,8 +21,8 @@ SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
     EXISTS (SELECT 1 FROM {schema}.events WHERE xid >= pg_snapshot_xmin(pg_current_snapshot()));
 
 -- tail: the newest place that followers may have seen
-SELECT xid::text::bigint, position FROM {schema}.events WHERE xid < pg_snapshot_xmin(pg_current_snapshot())
-    ORDER BY xid DESC, position DESC LIMIT 1;
+SELECT e.xid::text::bigint, e.position FROM {schema}.events e WHERE e.xid < pg_snapshot_xmin(pg_current_snapshot())
+    ORDER BY e.xid DESC, e.position DESC LIMIT 1;
 
 -- page: events after a place that are older than every transaction under way; {where} chooses among them
 SELECT {columns} FROM {schema}.events e JOIN {schema}.streams s ON s.tenant = e.tenant AND s.id = e.stream
