@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args, overload
 
 from harness.errors import NotFound, UsageError
 from harness.kernel.artifacts import Artifacts
+from harness.kernel.awaited_answers import Waiting
 from harness.kernel.checking import check_choice, check_model_step, check_parts, check_tool_step, check_visible
 from harness.kernel.foreign_methods import ForeignMethods
 from harness.kernel.fork_methods import ForkMethods
@@ -39,7 +40,6 @@ from harness.kernel.tool_step import ToolSteps
 from harness.kernel.tools import OnUnknown, Tool, ToolRegistry, canonical_arguments
 from harness.kernel.toolsets import Toolsets
 from harness.kernel.unknown import Outcome, Unknowns
-from harness.kernel.waiting import Waiting
 from harness.kernel.workflow_methods import WorkflowMethods
 from harness.ledger import Store
 
@@ -104,8 +104,8 @@ class Kernel(
         """Let people be waited for, and policies decide."""
         self._steps.waiting = Waiting(self._steps, self._lifecycle, self._questions)
         if stack.policy:
+            from harness.kernel.admission import Safety
             from harness.kernel.critics import Critics
-            from harness.kernel.safety import Safety
 
             critics = Critics(self._model_steps, self._tool_steps)
             calls.safety = Safety(stack.policy, self._steps, self._lifecycle, self._questions, critics)

@@ -18,7 +18,7 @@ class PolicyMethods(Face):
         It holds for the run's further calls of this tool, until another one is declared; the one that holds is not recorded
         again. Raises `NotFound`.
         """
-        from harness.kernel.safety import INTENT_DECLARED, IntentDeclared
+        from harness.kernel.admission import INTENT_DECLARED, IntentDeclared
 
         self._open()
         if not reason.strip():

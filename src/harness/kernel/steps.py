@@ -27,8 +27,8 @@ from harness.kernel.tenant import TenantContext
 from harness.ledger import Appended, Draft, Event, Guard, Store, Write
 
 if TYPE_CHECKING:
+    from harness.kernel.awaited_answers import Waiting
     from harness.kernel.middleware.scrubbing import Scrubbing
-    from harness.kernel.waiting import Waiting
 
 T = TypeVar("T")
 

@@ -35,7 +35,7 @@ from harness.kernel.toolsets import Toolsets
 from harness.ledger import Draft
 
 if TYPE_CHECKING:
-    from harness.kernel.safety import Safety
+    from harness.kernel.admission import Safety
 
 _THREAD_GRACE_SECONDS = 0.005  # a synchronous tool that ends within this needs no announcement
 
