@@ -22,7 +22,7 @@ TENANT = TenantContext(tenant_id="t")
 LIMIT_SECONDS = 60
 
 BEGINNING = """
-    import asyncio, sys, threading, time
+    import asyncio, fcntl, sys, threading, time
     from harness import Kernel, MockModelPort, ModelInput, SQLiteStore, TenantContext
 
     tenant = TenantContext(tenant_id="t", budget_usd_limit=1.0)
@@ -104,6 +104,17 @@ ENDINGS = {
             asyncio.ensure_future(kernel.set_artifact(run_id="r", tenant=tenant, key="k", value=1))
             raise RuntimeError("uncaught")
     """,
+    "the writer's thread is there": """
+        async def main():
+            kernel = await begun()
+            with open(sys.argv[1] + "-gate", "a") as gate:  # as another process would that writes just now
+                fcntl.flock(gate, fcntl.LOCK_EX)
+                put = asyncio.ensure_future(kernel.set_artifact(run_id="r", tenant=tenant, key="k", value=1))
+                while not any(thread.name.startswith("ledger") for thread in threading.enumerate()):
+                    await asyncio.sleep(0.01)
+            await put
+            raise RuntimeError("uncaught")
+    """,
     "the loop was left without closing": """
         async def main():
             globals()["kernel"] = await begun()
@@ -142,7 +153,11 @@ async def test_a_subscriber_that_appends_does_not_deadlock(tmp_path: Path, kind:
     """Who is told of an event may write to the same run, take steps in it and change its status, and is told of that too."""
     store = MemoryStore() if kind == "memory" else SQLiteStore(tmp_path / "k.db")
     async with store, Kernel(store=store, model_port=MockModelPort(text="x")) as kernel:
-        kernel.tool(name="echo")(lambda: "echoed")
+
+        @kernel.tool
+        async def echo() -> str:
+            return "echoed"
+
         await kernel.start_run(tenant=TENANT, run_id="r")
 
         async def answer() -> list[str]:
