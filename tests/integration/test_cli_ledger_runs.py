@@ -184,6 +184,16 @@ def test_reconcile_records_what_is_known(cli: Cli, home: Path) -> None:
 
 
 @pytest.mark.usefixtures("worked")
+def test_an_id_of_another_replay_is_refused(cli: Cli) -> None:
+    """Else the answers of one model would be shown as those of another."""
+    assert cli("ledger", "replay", RUN, "--model", "mock:one", "--as", "again")[0] == 0
+    code, out, err = cli("ledger", "replay", RUN, "--model", "mock:two", "--as", "again")
+
+    assert (code, out) == (2, "")
+    assert "'again' was begun with something else: model: recorded 'one', now 'two'; give another --as" in err
+
+
+@pytest.mark.usefixtures("worked")
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

@@ -9,7 +9,17 @@ from typing import Any, cast
 import pytest
 
 from harness.agents import AutonomousAgent
-from harness.errors import BudgetExceeded, CapabilityDenied, NotFound, PolicyDenied, RunExists, Unproven, UsageError
+from harness.errors import (
+    BudgetExceeded,
+    CapabilityDenied,
+    ModelUnavailable,
+    NotFound,
+    PolicyDenied,
+    ReplayConsistencyError,
+    RunExists,
+    Unproven,
+    UsageError,
+)
 from harness.kernel import (
     Kernel,
     KernelMiddleware,
@@ -123,6 +133,38 @@ async def test_another_decision_is_told_with_what_nobody_knows_then(store: Store
         )
         assert (third.verdict, third.unrecorded) == ("changed", ())
         assert (diff.diverged, diff.first) == ((second,), second)
+
+
+async def test_a_finished_replay_answers_for_its_own_changes_only(store: Store) -> None:
+    """Under the id of another question its answers would be taken for those of this one."""
+    await worked(store, *SCRIPT)
+    port = MockModelPort(text="fine")
+    async with Kernel(store=store, model_port=port) as kernel:
+        first = await kernel.replay_run(RUN, model="n", new_run_id="again")
+        asked, written = port.calls, await store.head("run/again")
+
+        assert (await kernel.replay_run(RUN, model="n", new_run_id="again")).steps == first.steps
+        for other in ({"model": "o"}, {"model": "n", "prompt": "How is /srv?"}, {}):
+            with pytest.raises(ReplayConsistencyError, match="was recorded with other inputs"):
+                await kernel.replay_run(RUN, new_run_id="again", **cast("dict[str, Any]", other))
+        assert (port.calls, await store.head("run/again")) == (asked, written)
+
+
+async def test_a_model_that_is_away_has_decided_nothing(store: Store) -> None:
+    """The replay ends there, and under its id goes on with that step when the model is back."""
+    await worked(store, *SCRIPT)
+    away = ScriptedModelPort([SCRIPT[0], *[ModelUnavailable("nobody is there")] * 9])
+    policy = KernelPolicy(model_attempts=1)
+    async with Kernel(store=store, model_port=away, policy=policy) as kernel:
+        with pytest.raises(ModelUnavailable, match="nobody is there"):
+            await kernel.replay_run(RUN, new_run_id="again")
+
+    back = ScriptedModelPort(SCRIPT[1:])
+    async with Kernel(store=store, model_port=back) as kernel:
+        diff = await kernel.replay_run(RUN, new_run_id="again")
+
+    assert not diff
+    assert [event.type for event in await store.read("run/again")].count("step.failed") == 1
 
 
 async def test_another_model_and_other_words_are_asked(store: Store) -> None:

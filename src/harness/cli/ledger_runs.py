@@ -100,6 +100,7 @@ def _short(text: str) -> str:
 async def _again(
     run: str, model: str, prompt: str | None, system: str | None, only: str, new_run_id: str | None, home: Any
 ) -> ReplayDiff:
+    from harness.errors import ReplayConsistencyError, UsageError
     from harness.kernel import Kernel, PromptChange
     from harness.recovery.attempts import port_named
 
@@ -107,7 +108,10 @@ async def _again(
     changed = {only: PromptChange(system=system, user=prompt)} if prompt is not None or system is not None else None
     async with writing(home) as store, Kernel(store=store, model_port=port) as kernel:
         name = model.partition(":")[2] or model
-        return await kernel.replay_run(run, model=name, prompt=changed, new_run_id=new_run_id)
+        try:
+            return await kernel.replay_run(run, model=name, prompt=changed, new_run_id=new_run_id)
+        except ReplayConsistencyError as error:
+            raise UsageError(f"{new_run_id!r} was begun with something else: {error.difference}; give another --as") from error
 
 
 def fork(

@@ -67,7 +67,9 @@ class ForkMethods(Face):
         results, so a conversation may take another way.
 
         All of it is recorded in a run of its own (`new_run_id`; one that was begun before is gone on with), paid from the
-        tenant's budget. Raises `NotFound`, `Unproven`, `BudgetExceeded`, `UsageError`.
+        tenant's budget. Raises `NotFound`, `Unproven`, `BudgetExceeded`, `UsageError`, `ReplayConsistencyError` for other
+        changes than those that `new_run_id` was begun with, and `ModelUnavailable` when the model is away: no answer is
+        no decision.
         """
         self._open()
         if program is not None and (model is not None or prompt is not None):
@@ -85,7 +87,10 @@ class ForkMethods(Face):
         )  # fmt: skip
         async with kernel:
             run, tenant = await kernel.begin(tenant, new_run_id)
-            if (await kernel.get_run_status(run_id=run.run_id)).active:
+            status = await kernel.get_run_status(run_id=run.run_id)
+            if status.status == "completed" and program is None:  # what was asked then must be what is asked now
+                await kernel.decide(run, tenant, changes)
+            elif status.active:
                 try:
                     if program is None:
                         await kernel.decide(run, tenant, changes)

@@ -6,6 +6,7 @@ calls, and a call that was not made then is told as such. A program may be run i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -14,6 +15,7 @@ import msgspec
 from harness.errors import (
     BudgetExceeded,
     LedgerError,
+    ModelUnavailable,
     PolicyDenied,
     ReplayConsistencyError,
     RunNotActive,
@@ -138,8 +140,13 @@ class ReplayKernel(Kernel):
         )  # fmt: skip
 
     async def _ask(self, run: RunState, ask: Ask) -> None:
+        again = dataclasses.replace(ask, retry_failed=True)
         try:
             await self._model_steps.step(run, ask)
+        except ModelUnavailable as error:  # no answer is no decision: a later call asks again
+            if not error.replayed:
+                raise
+            await self._model_steps.step(run, again)
         except _STOPS:
             raise
         except Exception:
