@@ -1,4 +1,4 @@
-"""Tools of real MCP servers: recorded, replayed without a server, and clear when a server misbehaves."""
+"""Tools of MCP servers: recorded, replayed without a server, and clear when a server misbehaves."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_an_agent_uses_a_servers_tools_and_reads_its_errors(bench: Bench) 
     ]
     port = ScriptedModelPort(script, by_history=True)
     for _ in range(2):
-        async with Kernel(store=bench.store, model_port=port) as kernel, bench.tools() as tools:
+        async with Kernel(store=bench.store, model_port=port) as kernel, bench.tools("sdk") as tools:
             await kernel.open_run(tenant=TENANT, run_id="r")
             registry = await tools.list_tools(kernel, run_id="r", tenant=TENANT)
             result = await AutonomousAgent(kernel, tools=registry).run(
@@ -121,7 +121,7 @@ async def test_a_changed_server_is_told_and_not_called(bench: Bench) -> None:
 @pytest.mark.parametrize(("tool", "trusting"), [("die", False), ("hang", False), ("die", True)])
 async def test_a_server_that_dies_or_hangs_leaves_an_unknown_outcome(bench: Bench, tool: str, trusting: bool) -> None:
     """A side effect may have happened; a read has failed. The next call gets a new server."""
-    options = {"call_timeout": 3.0} if tool == "hang" else {}
+    options = {"call_timeout": 1.5} if tool == "hang" else {}
     if trusting:
         options |= {"policies": {"die": ToolTraits(side_effect=False)}}  # type: ignore[dict-item]
     async with Kernel(store=bench.store) as kernel, bench.tools(**options) as tools:
@@ -138,8 +138,8 @@ async def test_a_server_that_dies_or_hangs_leaves_an_unknown_outcome(bench: Benc
 @pytest.mark.parametrize("mode", ["garbage", "silent"])
 async def test_a_server_that_does_not_speak_the_protocol_is_one_clear_error(bench: Bench, mode: str) -> None:
     """It is given up after the limit, and nothing of it is left."""
-    with pytest.raises(StepFailed, match=r"disk\.list_tools failed: Lost: no connection within 2 s"):
-        await bench.step("look", mode=mode, options={"connect_timeout": 2.0}, path="/")
+    with pytest.raises(StepFailed, match=r"disk\.list_tools failed: Lost: no connection within 0.3 s"):
+        await bench.step("look", mode=mode, options={"connect_timeout": 0.3}, path="/")
 
 
 async def test_a_program_that_is_missing_is_named(bench: Bench) -> None:
