@@ -334,3 +334,18 @@ async def test_a_detached_process_is_no_part_of_the_tree_that_started_it(tag: st
 
     assert [found.tag for found in find(tag)] == [f"{tag}/apart"]
     await end_tagged(f"{tag}/apart", grace_seconds=5)
+
+
+async def test_a_session_that_other_code_here_has_started_is_left_alone(tag: str) -> None:
+    """Whoever is no subreaper is handed nobody, so a child in a session of its own is somebody's."""
+    become_subreaper(enabled=False)
+    other = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        process = await start(tag, "echo; sleep 600")
+
+        await process.stop(grace_seconds=5)
+
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()

@@ -80,5 +80,11 @@ def _may_have_orphans() -> bool:
 
 
 def is_orphan(row: Row) -> bool:
-    """Whether it was handed to us: a child that neither `spawn` nor other code in this process has started."""
-    return row.parent == os.getpid() and row.session != os.getsid(0) and row.pid not in _children
+    """Whether it was handed to us: a child that neither `spawn` nor other code in this process has started.
+
+    Nobody is handed to who is neither a subreaper nor the first process; there every child is somebody's own.
+    """
+    own = os.getpid()
+    if row.parent != own or not (_state["subreaper"] or own == 1):
+        return False
+    return row.session != os.getsid(0) and row.pid not in _children

@@ -101,7 +101,7 @@ class TemporaryServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                process_group=0,  # not a session of its own: in a subreaper that would make it an orphan, which is ended
                 **self._as,
             )
         self._process = process
