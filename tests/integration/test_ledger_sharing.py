@@ -570,3 +570,32 @@ async def test_where_a_stream_is_is_not_sure_when_our_thread_was_inside_while_we
         writer.__class__ = Late
         await two.append(note("item/a"))
         assert one.surely_at("item/a") is None
+
+
+async def test_a_reader_in_another_thread_holds_nobody_in_the_past(tmp_path: Path) -> None:
+    """What was written is read, also while another thread is in the middle of reading."""
+    store = SQLiteStore(tmp_path / "h.db", durability="process")
+    await store.append(Write("item/long", tuple(Draft(type="note.taken", payload={"n": n}) for n in range(3000))))
+    over = False
+
+    async def read() -> None:
+        while not over:
+            await store.read("item/long")
+            await store.read_all(streams=("item/l",), limit=3000)
+
+    async def write() -> list[int]:
+        seen: list[int] = []
+        for _ in range(100):
+            written = (await store.append(note("item/a"))).last.seq
+            head = await store.head("item/a")
+            seen.append(written - (head.seq if head else 0))
+        return seen
+
+    reading = asyncio.create_task(asyncio.to_thread(asyncio.run, read()))
+    try:
+        seen = await asyncio.wait_for(asyncio.to_thread(asyncio.run, write()), 60)
+    finally:
+        over = True
+        await reading
+    assert set(seen) == {0}
+    await store.close()

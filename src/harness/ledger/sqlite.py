@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -109,6 +110,7 @@ class SQLiteStore:
             self._bell.hang()
             self._group = GroupCommit(self._commit, self._gate, name=self.location, busy_seconds=busy_seconds)
         self._reader = connect(self.path, create=False, read_only=True, durability=durability)
+        self._reading = threading.RLock()  # a statement that another thread has begun would hold ours in its past
 
     @classmethod
     async def open(cls, path: str | Path, **options: object) -> Self:
@@ -170,7 +172,8 @@ class SQLiteStore:
         if self._closed:
             raise LedgerError(f"{self.location} is closed")
         try:
-            return self._reader.execute(sql, values).fetchall()
+            with self._reading:
+                return self._reader.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise unavailable(error, self.location) from error
         except OverflowError as error:
@@ -213,7 +216,8 @@ class SQLiteStore:
         self, *, after: Cursor = START, streams: Sequence[str] = (), types: Sequence[str] = (), limit: int = 1000
     ) -> list[Event]:
         start = _position_of(after)
-        return self._select(self._reader, tuple(streams), tuple(types), start, self._position(), limit)
+        with self._reading:
+            return self._select(self._reader, tuple(streams), tuple(types), start, self._position(), limit)
 
     async def follow(
         self, *, after: Cursor = START, streams: Sequence[str] = (), types: Sequence[str] = ()
@@ -223,7 +227,8 @@ class SQLiteStore:
             while True:
                 upto = self._position()
                 while position < upto:
-                    events = self._select(self._reader, tuple(streams), tuple(types), position, upto, _PAGE)
+                    with self._reading:
+                        events = self._select(self._reader, tuple(streams), tuple(types), position, upto, _PAGE)
                     for event in events:
                         yield event
                     position = upto if len(events) < _PAGE else events[-1].position
@@ -294,7 +299,9 @@ class SQLiteStore:
     async def query(self, view: View, sql: str, *values: Value) -> list[tuple[Value, ...]]:
         with self._errors():
             upto = self._position()
-            if self._folding.behind(self._reader, view, upto):
+            with self._reading:
+                behind = self._folding.behind(self._reader, view, upto)
+            if behind:
                 if self.read_only:
                     return self._query_shadow(view, sql, values, upto)
                 await self._job(lambda writer: self._folding.catch_up(writer.connection, view, upto))
@@ -302,7 +309,7 @@ class SQLiteStore:
 
     def _query_shadow(self, view: View, sql: str, values: Sequence[Value], upto: int) -> list[tuple[Value, ...]]:
         """Answer from an up-to-date copy in temporary tables, since this store writes nothing."""
-        with self._folding.shadow(self._reader, view, upto):
+        with self._reading, self._folding.shadow(self._reader, view, upto):
             return cast("list[tuple[Value, ...]]", self._rows(sql, values))
 
     async def rebuild(self, *views: View) -> int:
@@ -323,7 +330,8 @@ class SQLiteStore:
                 upto = self._position()
                 if not self.read_only and self._folding.behind(self._reader, view, upto):
                     await self._job(lambda writer, view=view, upto=upto: self._folding.catch_up(writer.connection, view, upto))
-                differing += self._folding.differing(self._reader, view)
+                with self._reading:
+                    differing += self._folding.differing(self._reader, view)
             return differing
 
     @contextlib.contextmanager
