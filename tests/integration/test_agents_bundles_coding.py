@@ -193,11 +193,9 @@ def swapping(root: Path) -> Iterator[threading.Event]:
         try:
             (root / "evil-d").rename(root / "d")
             (root / "d").rename(root / "evil-d")
-        except OSError:  # a write has made the directory anew meanwhile
-            shutil.rmtree(root / "d")
-        with contextlib.suppress(OSError):
+        finally:  # a write may have made the directory anew meanwhile
+            shutil.rmtree(root / "d", ignore_errors=True)
             (root / "kept" / "d").rename(root / "d")
-        shutil.rmtree(root / "kept", ignore_errors=True)
 
     def swap_file() -> None:
         os.link(root / "evil-f", root / "swap", follow_symlinks=False)
@@ -207,9 +205,12 @@ def swapping(root: Path) -> Iterator[threading.Event]:
 
     def swap() -> None:
         while not over.is_set():
-            swap_directory()
+            for step in (swap_directory, swap_file):
+                with contextlib.suppress(OSError):  # two who rename at once get in each other's way
+                    step()
             (root / "d").mkdir(exist_ok=True)
-            swap_file()
+            (root / "swap").unlink(missing_ok=True)
+            shutil.rmtree(root / "kept", ignore_errors=True)
 
     thread = threading.Thread(target=swap)
     thread.start()
