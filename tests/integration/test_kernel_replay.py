@@ -135,6 +135,16 @@ async def test_another_decision_is_told_with_what_nobody_knows_then(store: Store
         assert (diff.diverged, diff.first) == ((second,), second)
 
 
+async def test_what_cannot_be_asked_begins_no_run(store: Store) -> None:
+    """A mistyped pattern leaves nothing behind."""
+    await worked(store, *SCRIPT)
+    async with Kernel(store=store, model_port=MockModelPort(text="fine")) as kernel:
+        with pytest.raises(UsageError, match="no model step matches 'agnet"):
+            await kernel.replay_run(RUN, prompt={"agnet/*": "Well?"})
+
+    assert [head.stream for head in await store.heads("run/")] == [f"run/{RUN}"]
+
+
 async def test_a_finished_replay_answers_for_its_own_changes_only(store: Store) -> None:
     """Under the id of another question its answers would be taken for those of this one."""
     await worked(store, *SCRIPT)

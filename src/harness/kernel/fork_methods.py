@@ -86,6 +86,8 @@ class ForkMethods(Face):
             policy=holds, middleware=middleware, checks_tools=checks,
         )  # fmt: skip
         async with kernel:
+            if program is None:
+                kernel.check(changes)
             run, tenant = await kernel.begin(tenant, new_run_id)
             status = await kernel.get_run_status(run_id=run.run_id)
             if status.status == "completed" and program is None:  # what was asked then must be what is asked now

@@ -108,9 +108,12 @@ class ReplayKernel(Kernel):
 
     # Decision by decision
 
+    def check(self, changes: Changes) -> None:
+        """Refuse what cannot be asked, before anything is begun. Raises `UsageError`."""
+        check_prompt(changes.prompt, [step.step for step in self._story.steps.values() if is_decision(step)])
+
     async def decide(self, run: RunState, tenant: TenantContext, changes: Changes) -> None:
         """Ask every model step again, with what it was asked but for the changes."""
-        check_prompt(changes.prompt, [step.step for step in self._story.steps.values() if is_decision(step)])
         for record in list(self._story.steps.values()):
             if is_decision(record):
                 ask = self._asked(record, tenant, changes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from harness.errors import StepFailed, UsageError
 from harness.kernel.bounds import check_text
@@ -19,6 +19,7 @@ from harness.kernel.workflow.waiting import Until
 if TYPE_CHECKING:
     from harness.kernel.workflow.runner import Runner
 
+T = TypeVar("T")
 Workflow = Callable[["WorkflowContext"], Coroutine[Any, Any, Any]]
 
 
@@ -34,6 +35,32 @@ class WorkflowContext:
         self._runner = runner
         self.run_id = runner.run_id
         self.tenant: TenantContext = runner.tenant
+
+    @overload
+    def step(
+        self,
+        *,
+        name: str,
+        action: Callable[[], Any],
+        retry: RetryPolicy | None = None,
+        result_type: type[T],
+        serializer: Serializer | None = None,
+        inputs: Any = None,
+        timeout: float | None = None,
+    ) -> Coroutine[Any, Any, T]: ...
+
+    @overload
+    def step(
+        self,
+        *,
+        name: str,
+        action: Callable[[], Any],
+        retry: RetryPolicy | None = None,
+        result_type: Any = None,
+        serializer: Serializer | None = None,
+        inputs: Any = None,
+        timeout: float | None = None,
+    ) -> Coroutine[Any, Any, Any]: ...
 
     def step(
         self,
