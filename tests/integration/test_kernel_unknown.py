@@ -22,6 +22,7 @@ from harness.errors import (
 from harness.kernel import Kernel, TenantContext, ToolExecutionContext
 from harness.kernel.records import StepStarted, raw
 from harness.ledger import Draft, MemoryStore, SQLiteStore, Write
+from harness.ledger.gate import Gate
 from harness.people import Questions
 
 Store = MemoryStore | SQLiteStore
@@ -265,6 +266,30 @@ async def test_a_cancelled_side_effect_is_unknown(store: Store) -> None:
     assert calls == ["pay"]
     unknown = [event for event in await store.read(f"run/{RUN}") if event.type == "step.unknown"]
     assert unknown[0].payload["reason"] == "cancelled"
+
+
+async def test_a_side_effect_that_is_cancelled_before_its_intent_is_written_does_not_begin(tmp_path: Path) -> None:
+    """Then it is known that nothing happened, and the step is executed when it is asked for again."""
+    async with SQLiteStore(tmp_path / "k.db") as store:
+        bank = Bank()
+        kernel = bank.kernel(store)
+        await kernel.start_run(tenant=TENANT, run_id=RUN)
+        gate = Gate(store.path)
+        gate.enter()
+        step = asyncio.ensure_future(pay(kernel))
+        await asyncio.sleep(0.01)  # it waits at the gate
+        step.cancel()
+        await asyncio.sleep(0)
+        gate.leave()
+        gate.close()
+        with pytest.raises(asyncio.CancelledError):
+            await step
+        assert bank.calls == []
+
+        await pay(kernel)
+        assert [attempt for _, attempt in bank.calls] == [2]
+        types = [event.type for event in await store.read(f"run/{RUN}")]
+        assert types == ["run.started", "step.started", "step.interrupted", "step.started", "step.completed"]
 
 
 @pytest.mark.parametrize("side_effect", [True, False])

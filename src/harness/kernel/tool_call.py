@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -250,6 +251,9 @@ class ToolCalls:
         started = self.started(run, ask, tool, attempt, key)
         try:
             appended = await self.steps.write(run, *before, self._draft(run, ask, records.STEP_STARTED, started))
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                await asyncio.sleep(0)  # a cancellation that waited for the intent is delivered before the tool begins
         except BaseException as error:
             if not isinstance(error, Exception):  # cancelled, and the intent may be written: but nothing has happened
                 interrupted = records.StepInterrupted(attempt=attempt, reason="cancelled")
