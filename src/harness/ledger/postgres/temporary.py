@@ -60,6 +60,7 @@ class TemporaryServer:
             nobody = pwd.getpwnam("nobody")
             os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
             self._as |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": ()}
+            self._programs = self._reachable(programs)
         try:
             self._initialise()
             self.start()
@@ -76,6 +77,19 @@ class TemporaryServer:
         """The server's process."""
         assert self._process is not None
         return self._process.pid
+
+    def _reachable(self, programs: Path) -> Path:
+        """The programs, or a copy of them in our folder if they lie where only root may go, as in its home."""
+        with contextlib.suppress(OSError):
+            subprocess.run([programs / "postgres", "--version"], capture_output=True, check=True, timeout=10, **self._as)
+            return programs
+        install = programs.parent  # …/PACKAGE/INSTALL/bin, with its libraries in …/PACKAGE.libs
+        copy = self.folder / install.parent.name / install.name
+        shutil.copytree(install, copy, symlinks=True)
+        libraries = install.parent.with_name(f"{install.parent.name}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, self.folder / libraries.name, symlinks=True)
+        return copy / programs.name
 
     def _initialise(self) -> None:
         arguments = ["-D", str(self.folder / "data"), "-U", _SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-locale", "-N"]
