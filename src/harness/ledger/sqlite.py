@@ -74,7 +74,8 @@ class SQLiteStore:
 
     `create` makes a missing file (its folder must exist); `read_only` writes nothing at all. `durability`
     "full" survives power loss, "process" survives kill -9 only. An append that waits longer than
-    `busy_seconds` for another process raises `Busy`. Raises `StoreUnavailable`.
+    `busy_seconds` for another process raises `Busy`. Event loops of several threads may share a store, but one that was
+    opened before a fork writes nothing in the child. Raises `StoreUnavailable`.
     """
 
     def __init__(
