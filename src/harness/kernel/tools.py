@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args, overload
 
 import msgspec
 
@@ -248,7 +248,13 @@ class ToolRegistry:
         if self._tools.pop(name, None) is not None:
             self.version += 1
 
-    def tool(self, function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    @overload
+    def tool(self, function: F, /, **options: Any) -> F: ...
+
+    @overload
+    def tool(self, function: None = None, **options: Any) -> Callable[[F], F]: ...
+
+    def tool(self, function: F | None = None, **options: Any) -> F | Callable[[F], F]:
         """Register a function, as a decorator with or without options (those of `Tool`)."""
 
         def register(function: F) -> F:
