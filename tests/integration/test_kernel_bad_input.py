@@ -10,6 +10,7 @@ import pytest
 
 from harness import (
     Kernel,
+    KernelPolicy,
     MemoryStore,
     MockModelPort,
     ModelCallOptions,
@@ -22,6 +23,7 @@ from harness import (
     TenantContext,
     UsageError,
 )
+from harness.middleware import ToolPolicy
 
 TENANT = TenantContext(tenant_id="t")
 SURROGATE = "a\udcff"
@@ -263,6 +265,37 @@ async def test_artifacts_have_names_and_values_that_can_be_written(bench: Bench,
     for value in (math.nan, {1, 2}, object(), b"x"):
         with pytest.raises(TypeError, match="no JSON"):
             await bench.kernel.set_artifact(run_id="r", tenant=TENANT, key="k", value=value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"lease_seconds": 0}, {"lease_seconds": "5"}, {"lease_wait_seconds": -1}, {"model_attempts": 0},
+        {"model_attempts": 1.5}, {"retry_base_seconds": math.nan}, {"retry_max_seconds": math.inf}, {"estimated_output_tokens": 0},
+    ],
+)  # fmt: skip
+def test_a_policy_has_times_and_counts_that_can_be(given: dict[str, Any]) -> None:
+    """When it is made; the error names the field."""
+    with pytest.raises(UsageError, match=next(iter(given))):
+        KernelPolicy(**given)
+
+
+async def test_what_a_person_is_told_and_says_is_json(bench: Bench) -> None:
+    """A `TypeError` names which of both is none; nothing was changed then."""
+    kernel = bench.kernel
+    with pytest.raises(TypeError, match="context: object is no JSON"):
+        await kernel.pause(run_id="r", context=object())
+    await kernel.pause(run_id="r", context=(1, 2))
+    with pytest.raises(TypeError, match="human_input: float is no JSON"):
+        await kernel.resume(run_id="r", human_input=math.nan)
+
+    assert (await kernel.get_run_status(run_id="r")).status == "paused"
+
+
+def test_a_policy_of_a_tool_that_nobody_can_approve_is_refused_when_it_is_made() -> None:
+    """Not at the first call."""
+    with pytest.raises(UsageError, match="an approval is by 'human'"):
+        ToolPolicy(approval="maybe")  # type: ignore[arg-type]
 
 
 async def test_transitions_that_are_not_allowed_say_what_would_be(bench: Bench) -> None:

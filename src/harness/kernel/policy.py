@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.errors import UsageError
+from harness.kernel.bounds import check_count, check_number, check_seconds
 from harness.spend import Price
 
 
@@ -22,8 +22,11 @@ class KernelPolicy:
     prices: Mapping[str, Price] | None = None  # before the built-in table
 
     def __post_init__(self) -> None:
-        if self.model_attempts < 1 or self.lease_seconds <= 0 or self.lease_wait_seconds < 0:
-            raise UsageError("a kernel's policy needs model_attempts >= 1, lease_seconds > 0 and lease_wait_seconds >= 0")
+        check_seconds("lease_seconds", self.lease_seconds)
+        check_count("model_attempts", self.model_attempts)
+        check_count("estimated_output_tokens", self.estimated_output_tokens)
+        for name in ("lease_wait_seconds", "retry_base_seconds", "retry_max_seconds"):
+            check_number(name, getattr(self, name))
 
     def retry_seconds(self, attempt: int, asked: float | None = None) -> float:
         """How long to wait after this attempt failed; `asked` is what the provider asked for."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any
 
 from harness.errors import KernelError, PolicyDenied
 from harness.kernel import records
 from harness.kernel.checking import check_run_id
+from harness.kernel.encoding import to_plain_json
 from harness.kernel.face import Face
 from harness.kernel.lifecycle import handle_of
 from harness.kernel.results import RunHandle
@@ -95,4 +97,13 @@ class RunMethods(Face):
         self._open()
         if tenant is not None and (await self._lifecycle.status(run_id)).tenant_id != tenant.tenant_id:
             raise PolicyDenied(f"run {run_id!r} does not belong to tenant {tenant.tenant_id!r}")
+        more = {name: _plain(name, value) for name, value in more.items()}
         return await self._lifecycle.change(run_id, type_, reason=reason, by=self._store.actor, **more)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """The value as reading it back will give it. Raises `TypeError` for what is no JSON."""
+    try:
+        return json.loads(to_plain_json(value))
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None

@@ -124,6 +124,7 @@ class ToolPolicy:
                 Expression(each)
             elif not callable(each):  # pyright: ignore[reportUnnecessaryComparison]
                 raise UsageError(f"an invariant is an expression or a function, not {each!r}")
+        _ = self.approvals
 
     @property
     def approvals(self) -> Approval | None:
