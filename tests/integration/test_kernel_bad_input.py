@@ -271,7 +271,8 @@ async def test_artifacts_have_names_and_values_that_can_be_written(bench: Bench,
     "given",
     [
         {"lease_seconds": 0}, {"lease_seconds": "5"}, {"lease_wait_seconds": -1}, {"model_attempts": 0},
-        {"model_attempts": 1.5}, {"retry_base_seconds": math.nan}, {"retry_max_seconds": math.inf}, {"estimated_output_tokens": 0},
+        {"model_attempts": 1.5}, {"retry_base_seconds": math.nan}, {"retry_max_seconds": math.inf},
+        {"estimated_output_tokens": 0},
     ],
 )  # fmt: skip
 def test_a_policy_has_times_and_counts_that_can_be(given: dict[str, Any]) -> None:
