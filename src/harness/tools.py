@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from harness.agents.bundles import CodingHarnessTools, ObservabilityTools
+from harness.agents.bundles import CodingHarnessTools, CommandLimits, ObservabilityTools
+from harness.processes import ResourceLimits
 
-__all__ = ["CodingHarnessTools", "ObservabilityTools"]
+__all__ = ["CodingHarnessTools", "CommandLimits", "ObservabilityTools", "ResourceLimits"]

@@ -102,6 +102,28 @@ async def test_new_and_removed_files_are_in_the_diff_and_the_commit(box: Box) ->
     assert (await box.use("git_commit", message="Again"))["commit"] is None
 
 
+async def test_two_who_look_at_once_do_not_get_in_each_others_way(box: Box) -> None:
+    """A diff neither waits for git's own index nor changes it."""
+    import anyio
+
+    (box.root / "new").write_text("n\n")
+    (box.root / ".git" / "index.lock").touch()  # as somebody who is at work on it leaves it
+    seen: list[str] = []
+
+    async def look(key: str) -> None:
+        done = await box.kernel.step_tool(run_id="r", tenant=TENANT, tool_name="git_diff", arguments={}, step_key=key)
+        seen.append(json.loads(done.result_json))
+
+    async with anyio.create_task_group() as group:
+        for n in range(4):
+            group.start_soon(look, f"look-{n}")
+    (box.root / ".git" / "index.lock").unlink()
+
+    assert all("+n" in diff for diff in seen)
+    assert len(seen) == 4
+    assert git(box.root, "status", "--porcelain") == "?? new\n"
+
+
 OUT = [
     "../secret",
     "lib/../../secret",

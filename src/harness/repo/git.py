@@ -41,15 +41,18 @@ class GitAnswer:
 
 
 class Git:
-    """git in one directory."""
+    """git in one directory; with `index` it uses that file as its index and leaves the repository's alone."""
 
-    def __init__(self, directory: Path, *, timeout_seconds: float = 120) -> None:
+    def __init__(self, directory: Path, *, timeout_seconds: float = 120, index: Path | None = None) -> None:
         self.directory = directory
         self._timeout = timeout_seconds
+        self._index = {} if index is None else {"GIT_INDEX_FILE": str(index)}
 
     async def try_run(self, *arguments: str, stdin: bytes | None = None) -> GitAnswer:
         """Run git and give what it says, whatever it is. Raises `ProcessError` if it cannot run or does not end in time."""
-        spec = Spec(argv=("git", *_SAFE, *arguments), tag=f"git/{os.getpid()}", cwd=self.directory, env=_environment())
+        spec = Spec(
+            argv=("git", *_SAFE, *arguments), tag=f"git/{os.getpid()}", cwd=self.directory, env=_environment() | self._index
+        )
         done = await capture(spec, timeout_seconds=self._timeout, stdin=stdin, max_output_bytes=_MAX_OUTPUT_BYTES, split=True)
         if done.timed_out:
             raise ProcessError(f"git {arguments[0]} in {self.directory} did not end within {self._timeout:g} s")

@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.agents.bundles.coding import CodingHarnessTools
+    from harness.agents.bundles.coding import CodingHarnessTools, CommandLimits
     from harness.agents.bundles.observability import ObservabilityTools
 
-_HOME = {"CodingHarnessTools": "coding", "ObservabilityTools": "observability"}
+_HOME = {"CodingHarnessTools": "coding", "CommandLimits": "coding", "ObservabilityTools": "observability"}
 
-__all__ = ["CodingHarnessTools", "ObservabilityTools"]
+__all__ = ["CodingHarnessTools", "CommandLimits", "ObservabilityTools"]
 
 
 def __getattr__(name: str) -> object:

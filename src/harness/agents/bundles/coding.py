@@ -8,8 +8,10 @@ limits these tools, not the programs that they start.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from harness.agents.bundles import patches
@@ -194,31 +196,27 @@ class CodingHarnessTools:
 
     async def git_diff(self, directory: RootedPath = ".") -> str:
         """What is changed and not committed, new files too, as a unified diff."""
-        with self._git(directory) as (git, _):
-            await git.run("add", "--all", "--intent-to-add")
-            return await git.run("diff", "--no-color", "--no-ext-diff", "--no-textconv", "HEAD", "--", ".")
+        with _Entered(self.root, directory) as git, tempfile.TemporaryDirectory(prefix="harness-index-") as folder:
+            own = Git(git.directory, index=Path(folder) / "index")  # two who look at once must not wait for each other
+            await own.run("read-tree", "HEAD")
+            await own.run("add", "--all", "--intent-to-add", ":/")
+            return await own.run("diff", "--no-color", "--no-ext-diff", "--no-textconv", "HEAD", "--", ".")
 
     async def git_commit(self, message: str, context: ToolExecutionContext, directory: RootedPath = ".") -> dict[str, Any]:
         """Commit everything that is changed; gives the commit's id, or null if there is nothing to commit."""
         if not message.strip() or "\0" in message:
             raise ToolRejected("a commit needs a message, without NUL")
-        with self._git(directory) as (git, _):
-            await self._in_repository(git, directory)
+        with _Entered(self.root, directory) as git:
+            await self._repository(git.directory, directory)
             commit = await git.commit(f"{message.strip()}\n\n{TRAILER}: {context.idempotency_key}\n")
         return {"commit": commit}
 
     async def _has_commit(self, context: ToolExecutionContext, directory: str = ".") -> dict[str, Any] | bool:
-        with self._git(directory) as (git, _):
+        with _Entered(self.root, directory) as git:
             trailer = f"^{TRAILER}: {context.idempotency_key}$"
             answer = await git.try_run("log", "-n", "1", "--format=%H", f"--grep={trailer}")
         found = answer.text.strip() if answer.ok else ""
         return {"commit": found} if found else False
-
-    def _git(self, directory: str) -> Any:
-        return _Entered(self.root, directory)
-
-    async def _in_repository(self, git: Git, directory: str) -> None:
-        await self._repository(git.directory, directory)
 
     # Commands
 
@@ -264,12 +262,12 @@ class _Entered:
         self._entered = root.entered(directory)
         self._directory = directory
 
-    def __enter__(self) -> tuple[Git, str]:
+    def __enter__(self) -> Git:
         try:
             folder = self._entered.__enter__()
         except (OSError, ValueError) as error:
             raise ToolRejected(f"{self._directory}: {error}") from error
-        return Git(folder), self._directory
+        return Git(folder)
 
     def __exit__(self, *raised: Any) -> None:
         self._entered.__exit__(*raised)

@@ -16,6 +16,7 @@ import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from harness.agents.bundles.paths import checked_parts, relative_parts
 from harness.errors import UsageError
@@ -38,26 +39,28 @@ class Rooted:
 
     def read(self, path: str, *, max_bytes: int) -> bytes:
         """A regular file's bytes. Raises `ValueError` for one that is longer."""
-        with self._place(path) as (directory, name), _opened(directory, name, os.O_RDONLY | os.O_NONBLOCK) as fd:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise ValueError(f"{path} is no regular file")
-            if found.st_size > max_bytes:
-                raise ValueError(f"{path} has {found.st_size} bytes, which is over the limit of {max_bytes}")
-            with os.fdopen(os.dup(fd), "rb") as file:
-                return file.read(max_bytes)
+        with self._regular(path) as (file, size):
+            if size > max_bytes:
+                raise ValueError(f"{path} has {size} bytes, which is over the limit of {max_bytes}")
+            return file.read(max_bytes)
 
     def read_end(self, path: str, *, max_bytes: int) -> bytes:
         """The last bytes of a regular file, from the beginning of a line on."""
+        with self._regular(path) as (file, size):
+            if size > max_bytes:
+                file.seek(-max_bytes, os.SEEK_END)
+                file.readline()
+            return file.read(max_bytes)
+
+    @contextmanager
+    def _regular(self, path: str) -> Generator[tuple[BinaryIO, int]]:
+        """A regular file to read, and its size."""
         with self._place(path) as (directory, name), _opened(directory, name, os.O_RDONLY | os.O_NONBLOCK) as fd:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise ValueError(f"{path} is no regular file")
             with os.fdopen(os.dup(fd), "rb") as file:
-                if found.st_size > max_bytes:
-                    file.seek(-max_bytes, os.SEEK_END)
-                    file.readline()
-                return file.read(max_bytes)
+                yield file, found.st_size
 
     def write(self, path: str, data: bytes, *, executable: bool | None = None) -> bool:
         """Write a file whole or not at all, with the directories it needs; gives whether there was none before."""
