@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.measure import PAYLOAD, Figures, Floor, percentile, scratch
+from benchmarks.following import follow
+from benchmarks.measure import PAYLOAD, Figures, Floor, scratch
 from harness.ledger import Draft, SQLiteStore, Write
 
 
@@ -110,34 +111,7 @@ async def _two_processes(figures: Figures, folder: Path) -> None:
     figures.add("appends of the two in those 3 seconds", f"{len(stalls)} and {count}")
 
 
-_FOLLOWER = """
-import asyncio, sys, time
-from contextlib import aclosing
-from harness.ledger import SQLiteStore
-async def main():
-    async with SQLiteStore(sys.argv[1], read_only=True) as store, aclosing(store.follow(after=await store.tail())) as events:
-        print("ready", flush=True)
-        async for event in events:
-            print(time.time() - event.payload["at"], flush=True)
-            if event.payload["last"]:
-                return
-asyncio.run(main())
-"""
-
-
 async def _follow(figures: Figures, folder: Path) -> None:
     path = folder / "follow.db"
     async with SQLiteStore(path) as store:
-        await store.append(_event("run/a"))
-        follower = subprocess.Popen([sys.executable, "-c", _FOLLOWER, str(path)], stdout=subprocess.PIPE, text=True)
-        assert follower.stdout is not None
-        follower.stdout.readline()
-        await asyncio.sleep(0.2)
-        late: list[float] = []
-        for index in range(100):
-            await asyncio.sleep(0.01)
-            await store.append(Write("run/a", (Draft(type="a.b", payload={"at": time.time(), "last": index == 99}),)))
-            late.append(float(follower.stdout.readline()))
-        follower.wait()
-    figures.at_most("event written to seen by another process, median", statistics.median(late) * 1e3, 30, "ms")
-    figures.at_most("the same, p95", percentile(late, 0.95) * 1e3, 30, "ms")
+        await follow(figures, store, str(path))

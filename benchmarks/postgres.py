@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
-import subprocess
-import sys
 import time
 
 import psycopg
 from pydantic import BaseModel
 
-from benchmarks.measure import PAYLOAD, Figures, percentile
+from benchmarks.following import follow
+from benchmarks.measure import PAYLOAD, Figures
 from harness.kernel import Kernel, MockModelPort, ModelInput, TenantContext
 from harness.ledger import Draft, PostgresStore, Write
 from harness.ledger.postgres.temporary import TemporaryServer
@@ -121,36 +120,9 @@ async def _concurrent(figures: Figures, server: TemporaryServer) -> None:
         raw.close()
 
 
-_FOLLOWER = """
-import asyncio, sys, time
-from contextlib import aclosing
-from harness.ledger import PostgresStore
-async def main():
-    async with PostgresStore(sys.argv[1], read_only=True) as store, aclosing(store.follow(after=await store.tail())) as events:
-        print("ready", flush=True)
-        async for event in events:
-            print(time.time() - event.payload["at"], flush=True)
-            if event.payload["last"]:
-                return
-asyncio.run(main())
-"""
-
-
 async def _follow(figures: Figures, dsn: str) -> None:
     async with PostgresStore(dsn) as store:
-        await store.append(_event("run/a"))
-        follower = subprocess.Popen([sys.executable, "-c", _FOLLOWER, dsn], stdout=subprocess.PIPE, text=True)
-        assert follower.stdout is not None
-        follower.stdout.readline()
-        await asyncio.sleep(0.2)
-        late: list[float] = []
-        for index in range(100):
-            await asyncio.sleep(0.01)
-            await store.append(Write("run/a", (Draft(type="a.b", payload={"at": time.time(), "last": index == 99}),)))
-            late.append(float(await asyncio.to_thread(follower.stdout.readline)))
-        follower.wait()
-    figures.at_most("event written to seen by another process, median", statistics.median(late) * 1e3, 30, "ms")
-    figures.add("the same, p95", f"{percentile(late, 0.95) * 1e3:.1f} ms")
+        await follow(figures, store, dsn)
 
 
 async def _verify(figures: Figures, dsn: str) -> None:

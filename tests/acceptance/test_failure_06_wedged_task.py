@@ -186,8 +186,11 @@ def test_an_interrupt_from_the_keyboard_is_no_end(tmp_path: Path) -> None:
         [sys.executable, "-c", waiting], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "waiting\n"
-        os.kill(process.pid, signal.SIGINT)
-        process.communicate(timeout=60)
+        try:
+            assert process.stdout.readline() == "waiting\n"
+            os.kill(process.pid, signal.SIGINT)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
 
     assert program(tmp_path).stdout == "ingest=done transform=pending\n"

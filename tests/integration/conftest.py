@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from harness.clock import Clock, SystemClock, VirtualClock
+from harness.kernel.providers import port_from
 from harness.ledger import Event, SQLiteStore, Write
 from harness.recovery import Declarations, Service, Supervisor, facts
 from harness.recovery.declarations import Envelope, TargetEnvelope
@@ -176,3 +178,36 @@ async def _opened(root: Path, clock: Clock) -> AsyncIterator[World]:
         assert world.left() == []
     finally:
         await store.close()
+
+
+PROVIDER_KEY = "sk-test-very-secret-0123456789"
+
+
+@pytest.fixture
+def api(fake_model_api: ModuleType) -> Iterator[Any]:
+    with fake_model_api.FakeAPI({"side": "main"}) as api:
+        yield api
+
+
+@pytest.fixture(params=("anthropic", "openai", "openai-chat"))
+def kind(request: pytest.FixtureRequest) -> str:
+    pytest.importorskip(request.param.split("-")[0])
+    return request.param
+
+
+@pytest.fixture
+async def connect(kind: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[str], Any]]:
+    """Makes the port of this kind for an address; all are closed at the end."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", PROVIDER_KEY)
+    monkeypatch.setenv("OPENAI_API_KEY", PROVIDER_KEY)
+    made: list[Any] = []
+
+    def connect(url: str) -> Any:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/v1")
+        made.append(port_from(f"{kind}:some-model"))
+        return made[-1]
+
+    yield connect
+    for port in made:
+        await port.close()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from types import ModuleType
 from typing import Any
 
 import anyio
@@ -19,8 +18,6 @@ from harness.errors import ModelError, ModelMalformed, ModelUnavailable, UsageEr
 from harness.kernel.ports import Message, ModelCallOptions, ModelPort, ModelRequest, ToolCall, ToolDefinition
 from harness.kernel.providers import port_from
 
-KEY = "sk-test-very-secret-0123456789"
-KINDS = ("anthropic", "openai", "openai-chat")
 READ = ToolDefinition(
     name="read_log",
     description="Read the log of a service",
@@ -28,39 +25,14 @@ READ = ToolDefinition(
 )
 
 
+def key() -> str:
+    """The key that `connect` has set, and that nobody may read anywhere."""
+    return os.environ["OPENAI_API_KEY"]
+
+
 class Verdict(BaseModel):
     healthy: bool
     reason: str
-
-
-@pytest.fixture
-def api(fake_model_api: ModuleType) -> Iterator[Any]:
-    with fake_model_api.FakeAPI({"side": "main"}) as api:
-        yield api
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    pytest.importorskip(request.param.split("-")[0])
-    return request.param
-
-
-@pytest.fixture
-async def connect(kind: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[str], ModelPort]]:
-    """Makes the port of this kind for an address; all are closed at the end."""
-    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    made: list[Any] = []
-
-    def connect(url: str) -> ModelPort:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
-        monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/v1")
-        made.append(port_from(f"{kind}:some-model"))
-        return made[-1]
-
-    yield connect
-    for port in made:
-        await port.close()
 
 
 def ask(*messages: Message, **fields: Any) -> ModelRequest:
@@ -177,19 +149,19 @@ async def test_what_may_pass_is_unavailable(api: Any, connect: Callable[[str], M
 @pytest.mark.parametrize("status", [400, 404, 422])
 async def test_what_will_fail_again_is_an_error(api: Any, connect: Callable[[str], ModelPort], status: int) -> None:
     """A bad request is not worth another attempt."""
-    api.set_script({"side": "main", "default": {"error": status, "message": f"no such model, {KEY}"}})
+    api.set_script({"side": "main", "default": {"error": status, "message": f"no such model, {key()}"}})
 
     with pytest.raises(ModelError, match=f"answered {status}: no such model") as caught:
         await connect(api.url).complete(ask())
 
     assert type(caught.value) is ModelError
-    assert KEY not in str(caught.value)
+    assert key() not in str(caught.value)
 
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_refused_key_is_named_and_not_shown(api: Any, connect: Callable[[str], ModelPort], status: int) -> None:
     """The message says which variable to look at; whatever the provider repeats of the key stays out of it."""
-    api.set_script({"side": "main", "default": {"error": status, "message": f"Incorrect API key provided: {KEY[:12]}***"}})
+    api.set_script({"side": "main", "default": {"error": status, "message": f"Incorrect API key provided: {key()[:12]}***"}})
 
     with pytest.raises(ModelError, match=r"refused the key.*check (ANTHROPIC|OPENAI)_API_KEY") as caught:
         await connect(api.url).complete(ask())
