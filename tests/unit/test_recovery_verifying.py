@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness.recovery.checks import Sample
@@ -99,6 +99,11 @@ STEPS = st.lists(
 
 
 @given(STEPS)
+@example(
+    [("a", CheckResult.PASS, 1)] * 2
+    + [("b", CheckResult.PASS, 1)] * 2
+    + [("a", CheckResult.PASS, 19), ("b", CheckResult.PASS, 1)]
+)
 def test_what_is_believed_was_seen(steps: list[tuple[str, CheckResult, int]]) -> None:
     """Whenever it holds, the window before it holds passes of every check only, all begun after the action."""
     watched, at, seen = verification("a", "b"), 10.5, list[Sample]()

@@ -19,6 +19,7 @@ class Streak:
     first_us: int  # when the first of them ended
     last_us: int
     count: int
+    recent_us: tuple[int, ...] = ()  # when the newest passes ended, as many as are needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,9 @@ class Verification:
             streaks.pop(name, None)
             return replace(self, streaks=streaks, trouble=f"{name}: {sample.result.value}: {sample.detail}")
         old = streaks.get(name)
-        streaks[name] = Streak(old.first_us if old else sample.ended_us, sample.ended_us, (old.count if old else 0) + 1)
+        recent_us = (*(old.recent_us if old else ()), sample.ended_us)[-max(1, self.needed[name]) :]
+        first_us, count = (old.first_us, old.count + 1) if old else (sample.ended_us, 1)
+        streaks[name] = Streak(first_us, sample.ended_us, count, recent_us)
         return replace(self, streaks=streaks)
 
     def broke(self, at_us: int, reason: str) -> Verification:
@@ -77,6 +80,10 @@ class Verification:
         held_us = min(streak.last_us for streak in self.streaks.values()) - since_us
         if held_us < self.window_us:
             return Standing(False, f"all checks pass, for {held_us / 1e6:.1f} s of {self.window_us / 1e6:g} s", since_us)
+        for name, needed in self.needed.items():  # what a check passed before the others did is not of this window
+            inside = sum(ended_us >= since_us for ended_us in self.streaks[name].recent_us)
+            if inside < needed:
+                return Standing(False, f"{name} has passed {inside} of {needed} times since all checks pass", since_us)
         return Standing(True, "", since_us, {name: streak.count for name, streak in self.streaks.items()})
 
     def overdue(self, now_us: int) -> bool:
