@@ -1,0 +1,1 @@
+"""What agent programs speak: parsers and composers without I/O, one module for each protocol."""

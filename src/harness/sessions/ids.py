@@ -1,0 +1,144 @@
+"""Names of sessions and where their files are. Owns what an id may look like; makes no folder but on request."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import UsageError
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_KEY = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,79})@([0-9a-f]{8})")
+_ADJECTIVES = (
+    "amber", "brave", "brisk", "calm", "clear", "crisp", "deft", "eager", "early", "fair", "fleet", "fresh", "gentle", "glad",
+    "keen", "kind", "lively", "lucid", "mellow", "neat", "noble", "plain", "proud", "quick", "quiet", "rapid", "ready", "sharp",
+    "silver", "smart", "solid", "spry", "steady", "sunny", "swift", "tidy", "vivid", "warm", "wise", "witty",
+)  # fmt: skip
+_NOUNS = (
+    "badger", "beacon", "birch", "brook", "cedar", "comet", "coral", "crane", "delta", "ember", "falcon", "fern", "finch",
+    "fjord", "flint", "forge", "harbor", "hazel", "heron", "island", "jay", "lark", "lynx", "maple", "marten", "meadow",
+    "otter",
+    "pine", "quartz", "raven", "reef", "river", "robin", "sparrow", "summit", "tern", "thistle", "valley", "willow", "wren",
+)  # fmt: skip
+
+
+def check_id(id_: str) -> str:
+    """The id itself if it may be one. Raises `UsageError`."""
+    if not _ID.fullmatch(id_) or ".." in id_:
+        raise UsageError(
+            f"a session's id is made of letters, digits, '.', '_' and '-', begins with a letter or digit "
+            f"and has at most 80 characters, not {id_[:100]!r}"
+        )
+    return id_
+
+
+def new_id() -> str:
+    """A random `adjective-noun`."""
+    return f"{secrets.choice(_ADJECTIVES)}-{secrets.choice(_NOUNS)}"
+
+
+def new_key(id_: str) -> str:
+    """The key of a new run of a session: `ID@RUN`."""
+    return f"{check_id(id_)}@{secrets.token_hex(4)}"
+
+
+def id_of(key: str) -> str:
+    """The id in a key. Raises `UsageError` if it is none."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise UsageError(f"{key!r} is no key of a session's run, such as w1@0f3a9c21")
+    return match[1]
+
+
+def is_key(text: str) -> bool:
+    """Whether this names one run rather than the newest of an id."""
+    return _KEY.fullmatch(text) is not None
+
+
+def machine() -> str:
+    """This machine since it was started: pids of another one, or from before, mean nothing here."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        boot = ""
+    return f"{socket.gethostname()}/{boot}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """The folder of one session, `HOME/sessions/ID`, which belongs to its newest run.
+
+    An earlier run's folder is called `HOME/sessions/KEY`.
+    """
+
+    home: Path
+    key: str
+
+    @property
+    def current(self) -> Path:
+        return self.home / "sessions" / id_of(self.key)
+
+    @property
+    def archived(self) -> Path:
+        return self.home / "sessions" / self.key
+
+    @property
+    def path(self) -> Path:
+        """Where this run's files are now."""
+        try:
+            own = (self.current / "key").read_text(encoding="ascii") == self.key
+        except OSError:
+            own = False
+        return self.archived if not own and self.archived.is_dir() else self.current
+
+    @property
+    def transcript(self) -> Path:
+        """The agent's output as it came; rotated by size."""
+        return self.path / "transcript.log"
+
+    @property
+    def errors(self) -> Path:
+        """Its stderr, where that is a pipe of its own."""
+        return self.path / "stderr.log"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "session.json"
+
+    @property
+    def socket(self) -> Path:
+        return self.path / "host.sock"
+
+    @property
+    def bell(self) -> Path:
+        """Rung by whoever has written to this session's stream, so that its host looks."""
+        return self.path / "bell"
+
+    def take(self) -> Path:
+        """Make the folder for this run, and move that of an earlier run out of the way. Only for who holds the id."""
+        current = self.current
+        sessions = current.parent
+        sessions.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.chmod(sessions, 0o700)  # noqa: PTH101 - it may have been made with another umask
+        if current.is_dir():
+            current.rename(sessions / self._earlier(current))
+        current.mkdir(mode=0o700)
+        (current / "key").write_text(self.key, encoding="ascii")
+        return current
+
+    def _earlier(self, current: Path) -> str:
+        try:
+            key = (current / "key").read_text(encoding="ascii")
+        except OSError:
+            key = ""
+        if not is_key(key) or (current.parent / key).exists():
+            return f"{id_of(self.key)}@{secrets.token_hex(4)}"
+        return key
