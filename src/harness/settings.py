@@ -21,7 +21,7 @@ from harness.errors import HarnessError, UsageError
 
 CONFIG_NAME = "harness.toml"
 HOME_NAME = ".harness"
-SECTIONS = ("agent", "envelope", "invariants", "monitor", "services", "slos", "web")
+SECTIONS = ("agent", "envelope", "invariants", "monitor", "services", "sessions", "slos", "web")
 SCALARS = ("database",)
 _PREFIX = "HARNESS_"
 _NOT_SETTINGS = ("HARNESS_HOME", "HARNESS_CONFIG", "HARNESS_TAG", "HARNESS_CHAOS_FILE")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from harness.processes.capturing import Captured, capture
     from harness.processes.environment import clean_env, marked, new_spawn_word
+    from harness.processes.exits import Watch
     from harness.processes.identity import Identity, read_environment
     from harness.processes.limits import ResourceLimits
     from harness.processes.log import Chunk, Line, LogReader
@@ -47,6 +48,7 @@ _HOME = {
     "spawn": "starting",
     "Spec": "starting",
     "Stopped": "tree",
+    "Watch": "exits",
 }
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "Size",
     "Spec",
     "Stopped",
+    "Watch",
     "adopt",
     "become_subreaper",
     "capture",

@@ -13,6 +13,7 @@ import msgspec
 
 CLAIMED = "session.claimed"
 STARTED = "session.started"
+GUARD_LOST = "session.guard_lost"
 IDENTIFIED = "session.identified"
 STATE_CHANGED = "session.state_changed"
 STATE_DISPUTED = "session.state_disputed"
@@ -159,10 +160,27 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The agent runs. What the claim said is said again from `cli` on, so that readers of the public events need only this."""
+
     pid: int
     started: int
     columns: int = 0
     rows: int = 0
+    cli: str = ""
+    mode: Mode | None = None
+    host_pid: int | None = None
+    cwd: str = ""
+    repo: str = ""
+    description: str = ""
+    meta: Any = None
+    follows: str = ""
+
+
+class GuardLost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The guard is gone and the host goes on alone: from here on the host's process stands for the session."""
+
+    pid: int
+    started: int
 
 
 class Identified(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -261,6 +279,12 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     total_input_tokens: int = 0
     total_output_tokens: int = 0
     total_cost_usd: float | None = None
+    at_input: int = 0  # where the vendor's own counters of this model stand
+    at_output: int = 0
+    at_cached: int = 0
+    at_cache_write: int = 0
+    at_reasoning: int = 0
+    at_cost_usd: float | None = None
 
 
 class ApprovalRequested(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -378,7 +402,8 @@ class Summarized(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 SHAPES: dict[str, type[msgspec.Struct]] = {
-    CLAIMED: Claimed, STARTED: Started, IDENTIFIED: Identified, STATE_CHANGED: StateChanged, STATE_DISPUTED: StateDisputed,
+    CLAIMED: Claimed, STARTED: Started, GUARD_LOST: GuardLost, IDENTIFIED: Identified, STATE_CHANGED: StateChanged,
+    STATE_DISPUTED: StateDisputed,
     QUEUED: Queued, WRITTEN: Moved, ACCEPTED: Moved, COMPLETED: Moved, FAILED: Moved, DROPPED: Moved, EXPIRED: Moved,
     WITHDRAWN: Moved, LOST: Moved, TURN_STARTED: TurnStarted, ITEM_COMPLETED: ItemCompleted, TURN_COMPLETED: TurnCompleted,
     USAGE: Usage, APPROVAL_REQUESTED: ApprovalRequested, APPROVAL_DECIDED: ApprovalDecided, UNRECOGNISED: Unrecognised,

@@ -131,7 +131,7 @@ class Folder:
         if current.is_dir():
             current.rename(sessions / self._earlier(current))
         current.mkdir(mode=0o700)
-        (current / "key").write_text(self.key, encoding="ascii")
+        write_private(current / "key", self.key)
         return current
 
     def _earlier(self, current: Path) -> str:
@@ -142,3 +142,12 @@ class Folder:
         if not is_key(key) or (current.parent / key).exists():
             return f"{id_of(self.key)}@{secrets.token_hex(4)}"
         return key
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a small file that only its owner may read, whatever the umask. Raises `OSError`."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)

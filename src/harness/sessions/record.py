@@ -9,6 +9,7 @@ import msgspec
 from harness.ledger import Event
 from harness.sessions import facts
 from harness.sessions.facts import MessageStatus, State
+from harness.sessions.reports import Cumulative
 
 
 class Message(msgspec.Struct, kw_only=True):
@@ -56,6 +57,7 @@ class Totals(msgspec.Struct, kw_only=True):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     cost_usd: float | None = None
+    messages: int = 0
     turns: int = 0
     tools: int = 0
     errors: int = 0
@@ -74,6 +76,8 @@ class Session(msgspec.Struct, kw_only=True):
     started_us: int = 0
     pid: int = 0
     pid_started: int = 0
+    guard_pid: int = 0  # while it or the host runs, the session is somebody's
+    guard_started: int = 0
     state: State = State.STARTING
     state_detail: str = ""
     state_source: str = ""
@@ -89,6 +93,7 @@ class Session(msgspec.Struct, kw_only=True):
     last_event_us: int = 0
     messages: dict[str, Message] = msgspec.field(default_factory=dict[str, Message])
     approvals: dict[str, Approval] = msgspec.field(default_factory=dict[str, Approval])
+    counters: dict[str, Cumulative] = msgspec.field(default_factory=dict[str, Cumulative])  # of the vendor, by model
     totals: Totals = msgspec.field(default_factory=Totals)
     stop: facts.StopRequested | None = None
     exited: facts.Exited | None = None
@@ -125,6 +130,7 @@ class Session(msgspec.Struct, kw_only=True):
             case facts.Claimed():
                 self.claimed, self.id, self.cli, self.mode = told, told.id, told.cli, str(told.mode)
                 self.started_us, self.vendor_session = event.ts, told.vendor_session
+                self.guard_pid, self.guard_started = told.guard_pid, told.guard_started
             case facts.Started():
                 self.pid, self.pid_started = told.pid, told.started
             case facts.Identified():
@@ -137,6 +143,7 @@ class Session(msgspec.Struct, kw_only=True):
                 self.state, self.state_detail, self.state_us = told.state, told.detail, event.ts
                 self.state_source, self.state_confidence, self.until_us = str(told.source), told.confidence, told.until_us
             case facts.Queued():
+                self.totals.messages += 1
                 self.messages[told.message_id] = Message(
                     id=told.message_id, text=told.text, status=MessageStatus.QUEUED, placing=told.placing, origin=told.origin,
                     queued_us=event.ts, expires_us=told.expires_us, submit=told.submit, only_submit=told.only_submit,
@@ -163,6 +170,8 @@ class Session(msgspec.Struct, kw_only=True):
             case facts.ApprovalDecided():
                 if (approval := self.approvals.get(told.request)) is not None:
                     approval.decision, approval.by, approval.reason = told.decision, told.by, told.reason
+            case facts.GuardLost():
+                self.guard_pid, self.guard_started = told.pid, told.started
             case facts.StopRequested():
                 self.stop = told
             case facts.Resumed():
@@ -191,6 +200,10 @@ class Session(msgspec.Struct, kw_only=True):
         message.changed_us = event.ts
 
     def _add(self, told: facts.Usage) -> None:
+        self.counters[told.model] = Cumulative(
+            model=told.model, input_tokens=told.at_input, output_tokens=told.at_output, cached_tokens=told.at_cached,
+            cache_write_tokens=told.at_cache_write, reasoning_tokens=told.at_reasoning, cost_usd=told.at_cost_usd,
+        )  # fmt: skip
         totals = self.totals
         totals.input_tokens += told.input_tokens
         totals.output_tokens += told.output_tokens

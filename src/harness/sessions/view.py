@@ -28,6 +28,7 @@ _DDL = """CREATE TABLE IF NOT EXISTS sessions (
 _INSERT = f"INSERT INTO sessions ({', '.join(COLUMNS)}) VALUES ({','.join('?' * len(COLUMNS))}) ON CONFLICT (key) DO NOTHING"
 _STATE = """UPDATE sessions SET state = ?, state_detail = ?, state_source = ?, state_confidence = ?, state_us = ?, until_us = ?,
     last_us = ? WHERE key = ? AND exited_us IS NULL"""
+_GUARD = "UPDATE sessions SET guard_pid = ?, guard_started = ?, last_us = ? WHERE key = ?"
 _IDENTIFIED = """UPDATE sessions SET vendor_session = CASE WHEN ? = '' THEN vendor_session ELSE ? END,
     model = CASE WHEN ? = '' THEN model ELSE ? END, last_us = ? WHERE key = ?"""
 _USAGE = """UPDATE sessions SET input_tokens = input_tokens + ?, output_tokens = output_tokens + ?,
@@ -61,6 +62,8 @@ class SessionsView:
                 return [_insert(key, event.ts, told)]
             case facts.Started():
                 return [("UPDATE sessions SET pid = ?, last_us = ? WHERE key = ?", (told.pid, event.ts, key))]
+            case facts.GuardLost():
+                return [(_GUARD, (told.pid, told.started, event.ts, key))]
             case facts.StateChanged():
                 values = (
                     str(told.state),

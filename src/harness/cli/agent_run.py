@@ -1,0 +1,216 @@
+"""`harness run <agent>`: starts a session and shows it here, in tmux, or not at all; with `--watch` it is looked after.
+
+Loads as little as it can: the host gets ready while the settings are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli.agent_words import AgentWords
+from harness.errors import UsageError
+from harness.sessions.starting import AgentDied, Launched, Launching, LaunchRequest
+
+if TYPE_CHECKING:
+    from harness.sessions.settings import SessionSettings
+    from harness.settings import Settings
+
+_PRESETS = ("impl", "plan", "gate")
+
+
+def run(words: AgentWords) -> int:
+    """Do what was asked; gives the exit code."""
+    _check_together(words)
+    worktree = "worktree" in words.optional
+    launching = None if worktree else Launching(name=words.values.get("id") or words.agent)
+    try:
+        settings, section = _settings(words)
+        request = _request(words, settings, section)
+        if worktree:
+            request, launching = _in_worktree(words, request, settings), Launching(name=request.id or words.agent)
+        assert launching is not None
+        launched = launching.finish(request)
+    except AgentDied as died:
+        return _died(died, words)
+    except BaseException:
+        if launching is not None:
+            launching.abandon()
+        raise
+    return _show(words, settings, launched)
+
+
+def _check_together(words: AgentWords) -> None:
+    """Refuse combinations that cannot be meant."""
+    watched = "watch" in words.optional and words.optional["watch"] is None
+    preset = words.values.get("preset")
+    if preset is not None and preset not in _PRESETS:
+        raise UsageError(f"--preset is one of {', '.join(_PRESETS)}, not {preset!r}")
+    for name in ("preset", "stall-after", "max-resumes"):
+        if name in words.values and not watched:
+            raise UsageError(f"--{name} belongs to --watch, which is not given")
+    if watched and "detach" in words.flags:
+        raise UsageError("--watch stays in the foreground, so it cannot be combined with --detach")
+    if "host" in words.values and "port" not in words.values:
+        raise UsageError("--host needs a --port for the session's web door")
+    words.duration("stall-after")
+    words.whole("max-resumes", most=1000)
+    words.json("meta")
+
+
+def _settings(words: AgentWords) -> tuple[Settings, SessionSettings]:
+    from harness.sessions.settings import SessionSettings
+    from harness.settings import load_settings, prepare_home
+
+    settings = load_settings(home=words.values.get("home"))
+    section = settings.section("sessions", SessionSettings)
+    prepare_home(settings.home)
+    return settings, section
+
+
+def _request(words: AgentWords, settings: Settings, section: SessionSettings) -> LaunchRequest:
+    cwd = Path.cwd()
+    attended = _attended(words)
+    columns, rows = _window() if attended else (120, 40)
+    ttl, wall, patience = words.duration("inbox-ttl"), words.duration("max-wall"), words.duration("timeout")
+    resumed = words.values.get("resume", "")
+    follows, vendor = _resumed(settings, resumed) if resumed else ("", "")
+    return LaunchRequest(
+        home=str(settings.home), database=settings.database, cli=words.agent, agent_args=tuple(words.agent_args),
+        id=words.values.get("id"), mode=words.values.get("mode"), cwd=str(cwd), repo=str(_repository(cwd)),
+        description=words.values.get("description", ""), meta=words.json("meta"), context=words.values.get("context", ""),
+        max_budget_usd=words.number("max-budget-usd"), max_turns=words.whole("max-turns", least=1),
+        max_wall_seconds=wall, inbox_ttl_seconds=ttl if ttl is not None else section.inbox_ttl_seconds,
+        columns=columns, rows=rows, attended=attended, tmux=_window_name(words) if "tmux" in words.optional else "",
+        timeout_seconds=patience if patience is not None else section.start_seconds, follows=follows, vendor_session=vendor,
+        watch_file=_watch_file(words, cwd), spawner_pane=os.environ.get("TMUX_PANE", ""),
+        approvals={
+            "allow": section.allow, "deny": section.deny, "ask": section.ask, "deadline_seconds": section.approval_seconds,
+        },
+        transcript_max_bytes=section.transcript_megabytes << 20, transcript_keep=section.transcript_files,
+    )  # fmt: skip
+
+
+def _attended(words: AgentWords) -> bool:
+    """Whether a person sits at it: in the foreground, and nobody else watches."""
+    return not ({"detach"} & words.flags or "tmux" in words.optional or _watching(words))
+
+
+def _watching(words: AgentWords) -> bool:
+    return "watch" in words.optional and words.optional["watch"] is None
+
+
+def _window() -> tuple[int, int]:
+    """The size of this terminal; a headless one is 120 x 40."""
+    for stream in (sys.stdout, sys.stdin):
+        with contextlib.suppress(OSError, ValueError):
+            columns, rows = os.get_terminal_size(stream.fileno())
+            if columns and rows:
+                return columns, rows
+    return 120, 40
+
+
+def _repository(cwd: Path) -> Path:
+    """The root of the repository that a directory is in, or the directory itself."""
+    return next((folder for folder in (cwd, *cwd.parents) if (folder / ".git").exists()), cwd)
+
+
+def _watch_file(words: AgentWords, cwd: Path) -> str:
+    given = words.values.get("watch-file") or words.optional.get("watch")
+    if not given:
+        return ""
+    path = (cwd / given).absolute()
+    if not path.parent.is_dir():
+        raise UsageError(f"--watch-file {given}: there is no folder {path.parent}, so nothing could ever appear in it")
+    return str(path)
+
+
+def _window_name(words: AgentWords) -> str:
+    return words.optional.get("tmux") or words.values.get("id") or words.agent
+
+
+def _resumed(settings: Settings, name: str) -> tuple[str, str]:
+    """What `--resume` means: one of our sessions by id or key, or a vendor's session by its own id."""
+    import asyncio
+
+    from harness.errors import HarnessError, NotFound
+    from harness.ledger import open_store
+    from harness.sessions.client import Sessions
+
+    async def look() -> tuple[str, str]:
+        async with open_store(settings.database, create=True) as store:
+            try:
+                session = await Sessions(store, settings.home).get(name)
+            except NotFound:
+                return "", name
+            if not session.vendor_session:
+                raise HarnessError(f"session {name!r} has no session of its program's own that could be continued")
+            return session.key, session.vendor_session
+
+    return asyncio.run(look())
+
+
+def _in_worktree(words: AgentWords, request: LaunchRequest, settings: Settings) -> LaunchRequest:
+    """Make the session's own worktree, and start in it."""
+    import asyncio
+    from dataclasses import replace
+
+    from harness.repo import Worktrees
+    from harness.sessions.ids import check_id, new_id
+
+    id_ = check_id(request.id) if request.id else new_id()
+    branch = words.optional["worktree"] or f"harness/{id_}"
+    path = settings.home / "worktrees" / id_
+    made = asyncio.run(Worktrees(Path(request.cwd)).add(path, branch=branch))
+    return replace(request, id=id_, cwd=str(made.path), worktree=str(made.path), branch=made.branch)
+
+
+def _died(died: AgentDied, words: AgentWords) -> int:
+    """An agent that ended at once: its code is ours where it ran in the foreground."""
+    if "json" in words.flags or "detach" in words.flags:
+        print(json.dumps({"ok": False, "error": str(died), "code": died.code, "tail": died.tail}))
+    print(f"harness: {' '.join(str(died).split())}", file=sys.stderr)
+    return died.code if died.code and _attended(words) else 1
+
+
+def _show(words: AgentWords, settings: Settings, launched: Launched) -> int:
+    line = json.dumps(
+        {
+            "ok": True, "id": launched.id, "cli": launched.cli, "pid": launched.pid, "host_pid": launched.host_pid,
+            "mode": "headless", "transport": launched.mode, "key": launched.key, "log": launched.log,
+            "output_log_path": launched.log,
+        }
+    )  # fmt: skip
+    if "port" in words.values:
+        _open_door(words, settings, launched)
+    if "tmux" in words.optional:
+        from harness.cli.tmux import show_in_tmux
+
+        show_in_tmux(launched, settings.home, name=_window_name(words))
+    if _watching(words):
+        return _watch(words, settings, launched)
+    if not _attended(words):
+        print(line, flush=True)
+        return 0
+    from harness.sessions.client.viewing import view
+
+    return view(settings, launched.key)
+
+
+def _open_door(words: AgentWords, settings: Settings, launched: Launched) -> None:
+    from harness.cli.session_door import open_door
+
+    address = open_door(
+        settings, launched.key, host=words.values.get("host", "127.0.0.1"), port=words.whole("port", most=65_535)
+    )
+    print(f"harness: {address}", file=sys.stderr)
+
+
+def _watch(words: AgentWords, settings: Settings, launched: Launched) -> int:
+    from harness.cli.agent_watch import watch
+
+    return watch(words, settings, launched)

@@ -1,0 +1,138 @@
+"""The words of `harness run <agent> …`: which are ours, which are the agent's. Pure; it starts nothing.
+
+Options stand before or after the agent's name, an unknown one goes to the agent, and everything after `--` does. An option
+with an optional value (`--tmux [NAME]`, `--watch [PATH]`, `--worktree [BRANCH]`) takes the next word unless that is a flag,
+or is needed as the agent's name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.errors import UsageError
+
+VALUES = frozenset(
+    {
+        "id", "description", "meta", "context", "mode", "stall-after", "max-resumes", "preset", "watch-file", "timeout",
+        "inbox-ttl", "host", "port", "max-budget-usd", "max-turns", "max-wall", "resume", "home",
+    }
+)  # fmt: skip
+FLAGS = frozenset({"detach", "json"})
+OPTIONAL = frozenset({"tmux", "watch", "worktree"})
+PROJECT_ONLY = frozenset({"no-service", "quiet", "demo"})
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+@dataclass(slots=True, kw_only=True)
+class AgentWords:
+    """What was asked for."""
+
+    agent: str
+    agent_args: list[str] = field(default_factory=list[str])
+    values: dict[str, str] = field(default_factory=dict[str, str])
+    flags: set[str] = field(default_factory=set[str])
+    optional: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
+
+    def duration(self, name: str) -> float | None:
+        """An option as seconds; `90`, `90s`, `8m` and `1h` are such. Raises `UsageError`."""
+        text = self.values.get(name)
+        return None if text is None else seconds_of(text, f"--{name}")
+
+    def whole(self, name: str, *, least: int = 0, most: int = 10**9) -> int | None:
+        """An option as a whole number. Raises `UsageError`."""
+        text = self.values.get(name)
+        if text is None:
+            return None
+        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+            raise UsageError(f"--{name} takes a whole number from {least} to {most}, not {text!r}")
+        return int(text)
+
+    def number(self, name: str) -> float | None:
+        """An option as a number above zero. Raises `UsageError`."""
+        text = self.values.get(name)
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value > 0):
+            raise UsageError(f"--{name} takes a number above 0, not {text!r}")
+        return value
+
+    def json(self, name: str) -> Any:
+        """An option as JSON. Raises `UsageError`."""
+        text = self.values.get(name)
+        if text is None:
+            return None
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"--{name} takes JSON: {error}") from error
+
+
+def seconds_of(text: str, what: str) -> float:
+    """A duration in seconds. Raises `UsageError`."""
+    match = _DURATION.fullmatch(text)
+    seconds = float(match[1]) * _UNITS[match[2] or ""] if match else 0.0
+    if not 0 < seconds <= 1e9:
+        raise UsageError(f"{what} takes a time such as 90s, 8m or 1h, not {text!r}")
+    return seconds
+
+
+def read(words: list[str]) -> AgentWords | None:
+    """The words after `harness run`; None if no agent is named, which means the project. Raises `UsageError`."""
+    found = AgentWords(agent="")
+    rest = list(words)
+    borrowed: list[str] = []  # optional values that may turn out to be the agent's name
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            if not found.agent and rest:
+                found.agent = rest.pop(0)
+            found.agent_args += rest
+            break
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            _take_plain(found, word)
+        elif name in FLAGS and not equals:
+            found.flags.add(name)
+        elif name in VALUES:
+            if not equals and not rest:
+                raise UsageError(f"--{name} needs a value")
+            found.values[name] = value if equals else rest.pop(0)
+        elif name in OPTIONAL:
+            found.optional[name] = value if equals else None
+            if not equals and rest and not rest[0].startswith("-"):
+                found.optional[name] = rest.pop(0)
+                if not found.agent:
+                    borrowed.append(name)
+        else:
+            found.agent_args.append(word)
+    if not found.agent and borrowed:
+        found.agent = found.optional[borrowed[-1]] or ""
+        found.optional[borrowed[-1]] = None
+    return _checked(found)
+
+
+def _take_plain(found: AgentWords, word: str) -> None:
+    if found.agent or word.startswith("-"):
+        found.agent_args.append(word)
+    else:
+        found.agent = word
+
+
+def _checked(found: AgentWords) -> AgentWords | None:
+    if found.agent:
+        return found
+    ours = (set(found.values) - {"home", "port"}) | found.flags | set(found.optional)
+    if ours:
+        raise UsageError(
+            f"--{sorted(ours)[0]} belongs to an agent, and none is named: harness run <agent> --{sorted(ours)[0]} …"
+        )
+    return None

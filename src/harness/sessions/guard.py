@@ -1,0 +1,149 @@
+"""The guard of a session: it starts the host, and if that dies it ends the agent's tree and has the end recorded.
+
+It is forked before anything heavy is imported and stays small. It inherits orphans (as their subreaper), waits for exits
+and does nothing else. The owner of the record is whoever buries the session (`host.burying`), a child of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Generator
+from types import FrameType
+
+_PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+_MAX_DEED = 65536
+
+
+def main() -> int:
+    """Start the host, which reads its request from stdin and answers on stdout, and stay until all is over."""
+    _become_subreaper()
+    _restore_path()
+    deed, will = os.pipe()  # what the host has taken on is told here, for whoever has to bury it
+    host = os.fork()
+    if host == 0:
+        os.close(deed)
+        _run_host(will)
+    os.close(will)
+    _let_go()
+    _pass_on(host)
+    status = _wait_for(host)
+    if os.waitstatus_to_exitcode(status) != 0:
+        _bury(os.read(deed, _MAX_DEED), host)
+    _end_children()
+    return 0
+
+
+def _restore_path() -> None:
+    """The agent gets the caller's own PYTHONPATH, not the one by which this package was found."""
+    given = os.environ.pop("HARNESS_SESSION_PYTHONPATH", None)
+    if given:
+        os.environ["PYTHONPATH"] = given
+    elif given is not None:
+        os.environ.pop("PYTHONPATH", None)
+
+
+def _become_subreaper() -> None:
+    import ctypes
+
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _run_host(will: int) -> None:
+    """In the child: be the host; never returns."""
+    code = 1
+    try:
+        with _without("ssl", "typing_extensions"):
+            pass
+
+        from harness.sessions.host.main import run
+
+        code = run(request=os.dup(0), answer=os.dup(1), will=will, guard_pid=os.getppid())
+    finally:
+        os._exit(code)
+
+
+@contextlib.contextmanager
+def _without(*modules: str) -> Generator[None]:
+    """Import others without these, which they can do without: a host needs neither, and each costs time and memory."""
+    here = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(here))  # type: ignore[arg-type] - None is how an import is made to fail
+    try:
+        yield
+    finally:
+        for name in here:
+            del sys.modules[name]
+
+
+def _let_go() -> None:
+    """The answer's pipe is the host's alone, so that whoever waits for it sees its end."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _pass_on(host: int) -> None:
+    """Whoever asks the guard to end asks the host, which does it in good order."""
+
+    def tell(number: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(host, number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, tell)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _wait_for(pid: int) -> int:
+    """Reap whoever exits until this child does; its status."""
+    while True:
+        try:
+            found, status = os.waitpid(-1, 0)
+        except InterruptedError:
+            continue
+        if found == pid:
+            return status
+
+
+def _bury(deed: bytes, host: int) -> None:
+    """Have a child end the tree and write down what is known; it is a child so that its imports cost only then."""
+    if not deed:  # it died before it had taken anything on
+        return
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            from harness.sessions.host.burying import bury_for_guard
+
+            code = bury_for_guard(deed)
+        finally:
+            os._exit(code)
+    _wait_for(child)
+
+
+def _end_children() -> None:
+    """End whoever was left to us: all of them come from the agent's tree."""
+    while True:
+        for pid in _children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _children() -> list[int]:
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:  # noqa: PTH123 - no pathlib here
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

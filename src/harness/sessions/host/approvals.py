@@ -1,0 +1,171 @@
+"""Approvals: policy first, then a person until the deadline, then a denial with its reason. Never a silent wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Literal
+
+from harness.errors import HarnessError, NotFound
+from harness.ledger import Draft
+from harness.sessions import facts, policy
+from harness.sessions.host.recorder import Recorder, draft
+from harness.sessions.reports import ApprovalAsked, ApprovalSettled, Decision
+from harness.text import cleaned
+
+if TYPE_CHECKING:
+    from harness.people import Question, Questions
+
+_SUMMARY_CHARACTERS = 2000
+_ARGUMENT_CHARACTERS = 20_000
+
+
+class Approvals:
+    """The open requests of one session. `answer` gives a decision to the transport, `record` writes events."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        rules: policy.ApprovalRules,
+        *,
+        answer: Callable[[str, Decision], Awaitable[None]],
+        record: Callable[[Draft], Awaitable[None]],
+    ) -> None:
+        self._recorder = recorder
+        self._rules = rules
+        self._answer = answer
+        self._record = record
+        self._waiting: dict[str, asyncio.Task[None]] = {}
+
+    async def ask(self, asked: ApprovalAsked) -> None:
+        """See to a request: decide it, or ask a person and return; the answer comes by itself."""
+        verdict, rule = policy.judge(self._rules, asked.tool, asked.arguments)
+        if verdict != "ask":
+            await self._record(self._requested(asked))
+            await self._decide(asked.request, allow=verdict == "allow", by="policy", reason=f"rule {rule}")
+            return
+        deadline_us = self._recorder.store.clock.now_us() + round(self._rules.deadline_seconds * 1e6)
+        try:
+            question = await self._put(asked, deadline_us)
+        except HarnessError as error:  # nobody can be asked, so nobody says yes
+            await self._record(self._requested(asked))
+            await self._decide(asked.request, allow=False, by="policy", reason=f"no person can be asked: {error}")
+            return
+        await self._record(self._requested(asked, question=question.id, deadline_us=deadline_us))
+        self._waiting[asked.request] = asyncio.ensure_future(self._wait(asked.request, question))
+
+    async def settle(self, settled: ApprovalSettled) -> None:
+        """The agent does not wait any more: close what is open about it."""
+        self._forget(settled.request)
+        approval = self._recorder.session.approvals.get(settled.request)
+        if approval is not None and not approval.decision:
+            await self._record(_decided(settled.request, settled.decision, "agent", settled.reason))
+
+    async def close(self) -> None:
+        """Nobody is waited for any more."""
+        for request in tuple(self._waiting):
+            self._forget(request)
+
+    def _requested(self, asked: ApprovalAsked, *, question: str = "", deadline_us: int | None = None) -> Draft:
+        return draft(
+            facts.APPROVAL_REQUESTED,
+            facts.ApprovalRequested(
+                request=asked.request, tool=asked.tool, summary=cleaned(asked.summary, limit=_SUMMARY_CHARACTERS),
+                arguments=_bounded(asked.arguments), question=question, deadline_us=deadline_us, turn=asked.turn,
+            ),
+        )  # fmt: skip
+
+    async def _put(self, asked: ApprovalAsked, deadline_us: int) -> Question:
+        from harness.people.questions import digest_of
+
+        session = self._recorder.session
+        return await self._questions().ask(
+            "approval", f"{self._recorder.stream}#{asked.request}",
+            digest=digest_of((asked.tool, asked.arguments)),
+            text=cleaned(f"{session.cli} {session.id} asks to use {asked.tool}: {asked.summary}", limit=_SUMMARY_CHARACTERS),
+            deadline_us=deadline_us,
+            context={
+                "session": session.key, "request": asked.request, "tool": asked.tool, "arguments": _bounded(asked.arguments),
+            },
+        )  # fmt: skip
+
+    def _questions(self) -> Questions:
+        from harness.people import Questions
+
+        return Questions(self._recorder.store)
+
+    async def _wait(self, request: str, question: Question) -> None:
+        """Until a person has answered, or the deadline has passed."""
+        store = self._recorder.store
+        assert question.deadline_us is not None
+        left = (question.deadline_us - store.clock.now_us()) / 1e6
+        answered: Question | None = None
+        try:
+            async with asyncio.timeout(max(left, 0)):
+                answered = await self._answered(question)
+        except TimeoutError:
+            with contextlib.suppress(HarnessError):
+                await self._questions().expire(question.id)
+            answered = await self._questions().get(question.id)  # somebody may have answered at the last moment
+        self._waiting.pop(request, None)
+        if answered.answer is None:
+            reason = f"nobody answered within {self._rules.deadline_seconds:g} s"
+            await self._decide(request, allow=False, by="deadline", reason=reason)
+            return
+        allow = answered.answer == "approve"
+        with contextlib.suppress(HarnessError):
+            await self._questions().use(question.id, by=f"{self._recorder.stream}#{request}", digest=question.digest)
+        reason = answered.note or ("" if allow else f"denied by {answered.answered_by}")
+        await self._decide(request, allow=allow, by=answered.answered_by or "person", reason=reason)
+
+    async def _answered(self, question: Question) -> Question:
+        from harness.people import QuestionStatus
+
+        questions = self._questions()
+        stream = f"question/{question.id}"
+        store = self._recorder.store
+        follower = store.follow(after=await store.tail(), streams=(stream,))
+        try:
+            found = await questions.get(question.id)
+            while found.status is QuestionStatus.PENDING:
+                await anext(follower)
+                found = await questions.get(question.id)
+            return found
+        finally:
+            await follower.aclose()
+
+    async def _decide(self, request: str, *, allow: bool, by: str, reason: str) -> None:
+        """Tell the agent first: an answer that it never got must not be on record as given."""
+        try:
+            await self._answer(request, Decision(allow=allow, reason=reason))
+        except NotFound:
+            await self._record(_decided(request, "withdrawn", "agent", "it had stopped waiting"))
+            return
+        except HarnessError as error:
+            await self._record(_decided(request, "withdrawn", "agent", f"the answer could not be given: {error}"))
+            return
+        await self._record(_decided(request, "allow" if allow else "deny", by, reason))
+
+    def _forget(self, request: str) -> None:
+        task = self._waiting.pop(request, None)
+        if task is not None:
+            task.cancel()
+
+
+def _decided(request: str, decision: Literal["allow", "deny", "withdrawn"], by: str, reason: str) -> Draft:
+    payload = facts.ApprovalDecided(
+        request=request, decision=decision, by=by, reason=cleaned(reason, limit=_SUMMARY_CHARACTERS)
+    )
+    return draft(facts.APPROVAL_DECIDED, payload)
+
+
+def _bounded(arguments: object) -> object:
+    """Arguments as they are put on record: whole if they are small."""
+    import msgspec
+
+    try:
+        text = msgspec.json.encode(arguments).decode()
+    except (TypeError, ValueError):
+        text = repr(arguments)
+    return arguments if len(text) <= _ARGUMENT_CHARACTERS else cleaned(text, limit=_ARGUMENT_CHARACTERS)

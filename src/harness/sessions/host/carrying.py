@@ -1,0 +1,56 @@
+"""What a run that continues another one takes over: the messages that never reached the agent, and where its counters stood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from harness.ledger import Store
+from harness.sessions import facts
+from harness.sessions.closing import NEVER_SENT
+from harness.sessions.facts import MessageStatus
+from harness.sessions.record import Message, Session, folded
+from harness.sessions.reports import Cumulative
+
+_BLOCK = 1 << 20
+
+
+async def earlier(store: Store, key: str) -> Session | None:
+    """The run that is continued, if the ledger knows it."""
+    session = folded(key, await store.read(facts.stream_of(key)))
+    return session if session.seq else None
+
+
+def carried(before: Session) -> list[Message]:
+    """The messages to queue again, in their order, under their own ids.
+
+    One that was on its way when the host died is sent again only if the program's own record can be read and does not
+    have it; nobody knows otherwise, and nothing is said twice.
+    """
+    doubtful = [message.id for message in before.messages.values() if message.status is MessageStatus.UNKNOWN]
+    lost = _absent(Path(before.vendor_transcript), doubtful) if doubtful and before.vendor_transcript else frozenset[str]()
+    return [
+        message
+        for message in before.messages.values()
+        if message.id in lost or (message.status is MessageStatus.DROPPED and message.reason == NEVER_SENT)
+    ]
+
+
+def counters(before: Session) -> Iterable[Cumulative]:
+    """Where the vendor's counters stood: they go on over a resume, and what was counted is not counted again."""
+    return before.counters.values()
+
+
+def _absent(record: Path, ids: list[str]) -> frozenset[str]:
+    """Which of these the program's own record surely lacks; none if it cannot be read."""
+    left = {id_.encode(): id_ for id_ in ids}
+    try:
+        with record.open("rb") as file:
+            held = b""
+            while left and (part := file.read(_BLOCK)):
+                data = held + part
+                left = {word: id_ for word, id_ in left.items() if word not in data}
+                held = data[-64:]
+    except OSError:
+        return frozenset()
+    return frozenset(left.values())

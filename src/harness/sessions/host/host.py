@@ -1,0 +1,449 @@
+"""One session's host: claims the id, owns the agent, and goes on until it and all its descendants are gone.
+
+One task, the pump, does everything that decides: it writes what was reported, folds what others have written, and sees
+to what follows. What may take long (delivering, ending, asking a person) runs beside it and wakes it when done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import HarnessError, KeyTaken, ProcessError, Refused, UsageError
+from harness.ledger import Draft, Event, Guard, Store, Unique, Write
+from harness.processes import Exit, Identity, Process, Watch
+from harness.sessions import facts, outbox
+from harness.sessions.closing import last_events
+from harness.sessions.facts import ExitReason, MessageStatus, State
+from harness.sessions.host import burying, carrying
+from harness.sessions.host.approvals import Approvals
+from harness.sessions.host.digest import Digest
+from harness.sessions.host.ending import Ending, Needed
+from harness.sessions.host.file_watch import FileWatch
+from harness.sessions.host.limits import Limits
+from harness.sessions.host.recorder import Recorder, draft
+from harness.sessions.host.repository import Repository
+from harness.sessions.host.viewers import Viewers
+from harness.sessions.reports import Decision, Outgoing, Progress, Report
+from harness.text import cleaned
+from harness.wake import Listener
+
+if TYPE_CHECKING:
+    from harness.sessions.host.setup import Setup
+
+_LOOK_SECONDS = 5.0  # a writer may have died before it rang
+_RECEIPT_US = 30_000_000  # what was written and shows no sign for so long will show none
+_TAIL_BYTES = 4096
+_REST_GRACE_SECONDS = 2.0  # for what an agent that has exited by itself leaves behind
+
+
+class Host:
+    """See the module. `run` returns when the end is on record."""
+
+    def __init__(self, setup: Setup, store: Store) -> None:
+        self._setup = setup
+        self._store = store
+        self.recorder = Recorder(store, setup.folder)
+        self.recorder.seen = self._on_event
+        self.digest = Digest(self.recorder.session, own_turns=setup.plan.own_turns, price=setup.price)
+        self.limits = Limits(setup.limits)
+        self._writing = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._reports: list[Report] = []
+        self._beside: set[asyncio.Task[None]] = set()
+        self._delivering = False
+        self._interrupted: set[str] = set()
+        self._ending: Ending | None = None
+        self._over = False
+        self._watches: list[Watch | FileWatch] = []
+        self._listener: Listener | None = None
+        self._process: Process | None = None
+        self._approvals = Approvals(self.recorder, setup.rules, answer=self._answer, record=self.record)
+        self._viewers = Viewers(setup.folder, wake=self._wake.set)
+        self._repository = Repository(setup.cwd)
+
+    # From the claim to the end
+
+    async def run(self) -> None:
+        """Be the host. Raises `HarnessError` if the session cannot be had; nothing is left running then."""
+        await self.claim()
+        setup = self._setup
+        try:
+            setup.prepare()
+            self.recorder.open_files()
+            await self.recorder.catch_up()
+            self.transport = setup.make_transport()
+            process = self._process = await self.transport.start(self.tell)
+        except (HarnessError, OSError) as error:
+            await self._finish(Exit(code=None, signal=None), ExitReason.FAILURE, detail=str(error), tail="")
+            raise
+        self._signals()
+        started = facts.Started(
+            pid=process.pid, started=process.identity.started, columns=setup.size.columns, rows=setup.size.rows
+        )
+        await self.record(draft(facts.STARTED, started))
+        await self._queue_first()
+        await self._carry_over()
+        await self._live(process)
+
+    async def claim(self) -> None:
+        """Take the id, and the vendor's session if one is continued. Raises `HarnessError` naming who has it."""
+        setup = self._setup
+        guards: list[Guard] = [Unique(facts.id_lock(setup.id))]
+        if setup.claimed.vendor_session:
+            guards.append(Unique(facts.vendor_lock(setup.claimed.cli, setup.claimed.vendor_session)))
+        write = Write(self.recorder.stream, (draft(facts.CLAIMED, setup.claimed),))
+        for _ in range(3):
+            try:
+                await self._store.append(write, guards=guards)
+                return
+            except KeyTaken as taken:
+                await burying.make_room(self._store, taken, setup.id)
+        raise HarnessError(f"session {setup.id!r} is being started and ended by others all the time; choose another --id")
+
+    async def _live(self, process: Process) -> None:
+        loop = asyncio.get_running_loop()
+        self._listener = Listener(self._setup.folder.bell)
+        ended = loop.create_task(process.wait())
+        pump = loop.create_task(self._pump())
+        listening = loop.create_task(self._listen())
+        try:
+            await self._viewers.open(self.transport)
+            await self._register(process, ended)
+            self._run_beside(self._observe("start"))
+            self._watch_guard()
+            self._watch_file()
+            exit_ = await asyncio.shield(ended)
+            await self._see_out(process, exit_)
+        finally:
+            self._over = True
+            self._wake.set()
+            for task in (listening, pump, ended, *self._beside):
+                task.cancel()
+            await asyncio.gather(listening, pump, *self._beside, return_exceptions=True)
+            self._listener.close()
+            for watch in self._watches:
+                watch.close()
+            await self._viewers.close(self.recorder.session.exited)
+
+    async def _register(self, process: Process, ended: asyncio.Task[Exit]) -> None:
+        """Say that the session is there; of an agent that dies at once, the end is said instead."""
+        done, _ = await asyncio.wait({ended}, timeout=self._setup.settle_seconds)
+        if not done:
+            self._setup.answer.started(process.pid)
+
+    async def _see_out(self, process: Process, exit_: Exit) -> None:
+        """The agent has exited: end what it left, write what it had said, and then how it ended."""
+        ending = self._ending
+        if ending is not None:
+            await ending.done()
+        observed = asyncio.ensure_future(self._repository.observe("end"))
+        stopped = await process.stop(grace_seconds=_REST_GRACE_SECONDS if ending is None else 0.2)
+        await self.transport.close()
+        await self._approvals.close()
+        async with self._writing:
+            await self._write_reports()
+        if (seen := await observed) is not None:
+            await self.record(draft(facts.GIT, seen))
+        reason, needed, detail = (ending or Ending.none()).verdict(exit_, stopped.needed)
+        await self._finish(exit_, reason, needed=needed, detail=detail, tail=self._tail())
+
+    async def _finish(self, exit_: Exit, reason: ExitReason, *, detail: str = "", tail: str = "", needed: Needed = "") -> None:
+        """The last append: everything that is open is closed, the keys are given back."""
+        async with self._writing:
+            for _ in range(20):
+                await self.recorder.catch_up()
+                session = self.recorder.session
+                exited = facts.Exited(
+                    reason=reason,
+                    code=exit_.code,
+                    signal=exit_.signal,
+                    needed=needed,
+                    detail=detail,
+                    tail=tail,
+                )
+                drafts, guards = last_events(session, exited, self._store.clock.now_us())
+                try:
+                    await self.recorder.append(*drafts, guards=guards)
+                    break
+                except KeyTaken:  # somebody has buried us: their word stands
+                    await self.recorder.catch_up()
+                    break
+                except HarnessError:
+                    await asyncio.sleep(0.05)
+            self.recorder.save()
+        self._setup.answer.ended(self.recorder.session.exited, tail)
+
+    # Reports and events
+
+    def tell(self, report: Report) -> None:
+        """What a transport reports; called in the loop, often."""
+        if type(report) is Progress:
+            self.digest.progress(report, self._store.clock.now_us())
+            return
+        self._reports.append(report)
+        self._wake.set()
+
+    async def record(self, *drafts: Draft, guards: tuple[Guard, ...] = ()) -> None:
+        """Write events of our own."""
+        async with self._writing:
+            await self.recorder.append(*drafts, guards=guards)
+        self._wake.set()
+
+    def _on_event(self, event: Event) -> None:
+        """An event of this stream, whoever wrote it; requests are seen to here."""
+        match event.type:
+            case facts.STOP_REQUESTED if not event.erased:
+                self._stop(event.load(facts.StopRequested))
+            case facts.INTERRUPT_REQUESTED:
+                self._run_beside(self._interrupt())
+            case facts.PROBE_REQUESTED:
+                self._run_beside(self._probe())
+            case _:
+                pass
+
+    async def _pump(self) -> None:
+        while not self._over:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._rest_seconds()):
+                    await self._wake.wait()
+            self._wake.clear()
+            async with self._writing:
+                await self._write_reports()
+                await self.recorder.catch_up()
+                await self._expire()
+            await self._see_to_approvals()
+            self._see_to_messages()
+            self._see_to_limits()
+
+    def _rest_seconds(self) -> float:
+        now = self._store.clock.now_us()
+        session = self.recorder.session
+        moments = [self.digest.board.next_us(now), outbox.next_expiry_us(session), self.limits.ends_us(session)]
+        moments += [
+            message.changed_us + _RECEIPT_US for message in session.messages.values() if message.status is MessageStatus.WRITTEN
+        ]
+        return min([_LOOK_SECONDS, *(max(0.001, (moment - now) / 1e6) for moment in moments if moment is not None)])
+
+    async def _listen(self) -> None:
+        """Wake the pump when somebody has written to our stream."""
+        assert self._listener is not None
+        if self._setup.shared:  # another machine may write: follow the database's own notices
+            async for _ in self._store.follow(after=await self._store.tail(), streams=(self.recorder.stream,)):
+                self._wake.set()
+        while True:
+            await self._listener.wait(3600)
+            self._wake.set()
+
+    async def _write_reports(self) -> None:
+        """Called with the writing lock held."""
+        reports, self._reports = self._reports, []
+        now = self._store.clock.now_us()
+        drafts, guards = self.digest.take(reports, now)
+        drafts += self.digest.settle(now)
+        if not drafts:
+            return
+        before = self.recorder.session.state
+        try:
+            await self.recorder.append(*drafts, guards=guards)
+        except KeyTaken as taken:  # the program goes on with a session of its own that is another host's
+            await self.recorder.append(*drafts)
+            reason = f"{taken.name.rpartition('/')[2]} is in use by {taken.stream.partition('/')[2]}"
+            self._stop(facts.StopRequested(by="harness", reason=reason, timeout_seconds=5.0, kill=True), ExitReason.FAILURE)
+        self._after_writing(drafts, before)
+
+    def _after_writing(self, drafts: list[Draft], before: State) -> None:
+        if any(each.type == facts.TURN_COMPLETED for each in drafts):
+            self._run_beside(self._observe("change"))
+        if self.recorder.session.state is not before:
+            self.recorder.save()
+
+    # Messages
+
+    async def _expire(self) -> None:
+        """Called with the writing lock held."""
+        now = self._store.clock.now_us()
+        session = self.recorder.session
+        for message in outbox.expired(session, now):
+            await self.recorder.move(message.id, facts.EXPIRED, reason="its time was over before it could be sent", expect=True)
+        for message in list(session.messages.values()):
+            late = message.status is MessageStatus.WRITTEN and message.changed_us + _RECEIPT_US <= now
+            if late and not self._delivering and session.state is not State.BUSY:
+                await self.recorder.move(message.id, facts.LOST, reason="it was written, and no receipt came")
+
+    def _see_to_messages(self) -> None:
+        if self._delivering or self._ending is not None:
+            return
+        session = self.recorder.session
+        step = outbox.next_message(
+            session, state=session.state, can=self.transport.can, interrupted=self._interrupted, typing=self._viewers.typing()
+        )
+        match step:
+            case outbox.Deliver():
+                self._delivering = True
+                self._run_beside(self._deliver(step))
+            case outbox.InterruptFirst():
+                self._interrupted.add(step.message.id)
+                self._run_beside(self._interrupt())
+            case outbox.Hold():
+                self._refuse_what_never_goes(session)
+
+    def _refuse_what_never_goes(self, session: object) -> None:
+        if "messages" in self.transport.can or not self.recorder.session.pending:
+            return
+        self._delivering = True
+        self._run_beside(self._refuse())
+
+    async def _refuse(self) -> None:
+        try:
+            async with self._writing:
+                for message in self.recorder.session.pending:
+                    reason = f"a session of mode {self.recorder.session.mode} takes no messages after its first"
+                    await self.recorder.move(message.id, facts.FAILED, reason=reason, expect=True)
+        finally:
+            self._delivering = False
+            self._wake.set()
+
+    async def _deliver(self, step: outbox.Deliver) -> None:
+        """Write down that it is on its way, then send it: after a crash in between it is known as unknown."""
+        message = step.message
+        outgoing = Outgoing(
+            message_id=message.id, text=message.text, placing=step.placing, origin=message.origin, submit=message.submit,
+            only_submit=message.only_submit,
+        )  # fmt: skip
+        try:
+            async with self._writing:
+                if not await self.recorder.move(message.id, facts.WRITTEN, expect=True):
+                    return
+            try:
+                await self.transport.deliver(outgoing)
+            except UsageError as error:
+                await self._move(message.id, facts.FAILED, str(error))
+            except HarnessError as error:
+                await self._move(message.id, facts.LOST, f"it may have been sent in part: {error}")
+        finally:
+            self._delivering = False
+            self._wake.set()
+
+    async def _move(self, message_id: str, type_: str, reason: str) -> None:
+        async with self._writing:
+            await self.recorder.move(message_id, type_, reason=reason)
+
+    async def _carry_over(self) -> None:
+        """Take over what the run that is continued had not done."""
+        before = await carrying.earlier(self._store, self._setup.claimed.follows) if self._setup.claimed.follows else None
+        if before is None:
+            return
+        self.digest.start_counters(carrying.counters(before))
+        for message in carrying.carried(before):
+            again = self._setup.again(message)
+            await self.record(draft(facts.QUEUED, again), guards=(self._setup.place_in_inbox,))
+
+    async def _queue_first(self) -> None:
+        """The context, where it is not an argument of the program, is its first message."""
+        first = self._setup.first_message
+        if first is not None:
+            await self.record(draft(facts.QUEUED, first), guards=(self._setup.place_in_inbox,))
+
+    # Requests
+
+    async def _interrupt(self) -> None:
+        with contextlib.suppress(ProcessError):
+            if not await self.transport.interrupt():
+                await self.record(draft(facts.NOTED, facts.Noted(kind="interrupt", text="there was nothing to interrupt")))
+
+    async def _probe(self) -> None:
+        with contextlib.suppress(ProcessError):
+            if not await self.transport.probe():
+                await self.record(draft(facts.NOTED, facts.Noted(kind="probe", text="this program cannot be asked")))
+
+    async def _answer(self, request: str, decision: Decision) -> None:
+        await self.transport.decide(request, decision)
+
+    async def _see_to_approvals(self) -> None:
+        asked, self.digest.asked = self.digest.asked, []
+        settled, self.digest.settled = self.digest.settled, []
+        for each in asked:
+            await self._approvals.ask(each)
+        for each in settled:
+            await self._approvals.settle(each)
+
+    def _see_to_limits(self) -> None:
+        crossed = self.limits.crossed(self.recorder.session, self._store.clock.now_us())
+        if crossed and self._ending is None:
+            self._stop(facts.StopRequested(by="limits", reason=crossed, timeout_seconds=10.0), ExitReason.TIMEOUT)
+
+    # What is watched
+
+    def _watch_guard(self) -> None:
+        """Without its guard the session goes on; from then on this process alone stands for it."""
+        guard = Identity(pid=self._setup.claimed.guard_pid, started=self._setup.claimed.guard_started)
+        self._watches.append(Watch(guard, self._guard_gone))
+
+    def _guard_gone(self) -> None:
+        own = Identity.of(os.getpid())
+        self._run_beside(self.record(draft(facts.GUARD_LOST, facts.GuardLost(pid=own.pid, started=own.started))))
+
+    def _watch_file(self) -> None:
+        """Tell the agent when a file changes, as a message like any other."""
+        path = self._setup.request.watch_file
+        if path:
+            self._watches.append(FileWatch(Path(path), lambda: self._run_beside(self._file_changed(path))))
+
+    async def _file_changed(self, path: str) -> None:
+        text = f"file-change-hook: read {path}"
+        if not any(message.text == text for message in self.recorder.session.pending):  # it will look at the newest anyway
+            message = self._setup.message(text)
+            with contextlib.suppress(Refused):  # a full inbox has more pressing things in it
+                await self.record(draft(facts.QUEUED, message), guards=(self._setup.place_in_inbox,))
+
+    # Ending
+
+    def _signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told_to_end, number)
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+
+    def _told_to_end(self, number: signal.Signals) -> None:
+        request = facts.StopRequested(by=number.name, reason="the host was asked to end", timeout_seconds=5.0)
+        self._run_beside(self.record(draft(facts.STOP_REQUESTED, request)))
+
+    def _stop(self, request: facts.StopRequested, reason: ExitReason = ExitReason.STOPPED) -> None:
+        if self._process is None:
+            return
+        if self._ending is None:
+            self._ending = Ending(request, reason, self._process, self.transport)
+            self._run_beside(self._ending.run())
+        else:
+            self._ending.hasten(request)
+
+    # Small things
+
+    def _run_beside(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._beside.add(task)
+        task.add_done_callback(self._done_beside)
+
+    def _done_beside(self, task: asyncio.Task[None]) -> None:
+        self._beside.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._setup.complain(error)
+
+    async def _observe(self, phase: str) -> None:
+        seen = await self._repository.observe(phase)
+        if seen is not None:
+            await self.record(draft(facts.GIT, seen))
+
+    def _tail(self) -> str:
+        data = b""
+        for log in (self._setup.transcript, self._setup.errors):
+            if log is not None:
+                end = log.end
+                data += log.read(max(log.start, end - _TAIL_BYTES), _TAIL_BYTES).data
+        return cleaned(data.decode(errors="replace"), limit=_TAIL_BYTES)

@@ -1,0 +1,98 @@
+"""The host's side of its stream: appending, and folding whatever anybody has appended. Owns the files made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from harness.errors import Conflict
+from harness.ledger import Draft, Event, Expect, Guard, Reserve, Store, Write
+from harness.sessions import facts
+from harness.sessions.events_file import EventsFile
+from harness.sessions.ids import Folder
+from harness.sessions.record import Session
+from harness.sessions.summary_file import write as write_summary
+
+_KEEP_MESSAGES = 256
+
+
+class Recorder:
+    """One session's stream as this host knows it. Used by one task at a time."""
+
+    def __init__(self, store: Store, folder: Folder) -> None:
+        self.store = store
+        self.stream = facts.stream_of(folder.key)
+        self.session = Session(key=folder.key)
+        self._folder = folder
+        self._file: EventsFile | None = None
+        self.seen: Callable[[Event], object] = lambda _event: None  # told of every event of the stream, in order
+
+    def open_files(self) -> None:
+        """Begin the views in the session's folder, which exists now."""
+        self._file = EventsFile(self._folder.events, self._folder.key)
+
+    async def append(self, *drafts: Draft, guards: tuple[Guard, ...] = ()) -> None:
+        """Write events and fold them, with those of others in between."""
+        if drafts:
+            await self.store.append(Write(self.stream, drafts), guards=guards)
+        await self.catch_up()
+
+    async def catch_up(self) -> list[Event]:
+        """Fold what is new; gives those events."""
+        found: list[Event] = []
+        while events := await self.store.read(self.stream, after=self.session.seq, limit=500):
+            for event in events:
+                self.session.fold(event)
+                self.seen(event)
+            found += events
+            if self._file is not None:
+                self._file.advance(events)
+        if found:
+            self._forget_old()
+        return found
+
+    async def move(self, message_id: str, type_: str, *, reason: str = "", turn: str = "", expect: bool = False) -> bool:
+        """Give a message its next status; False if somebody was faster, which `catch_up` then knows."""
+        session = self.session
+        message = session.messages.get(message_id)
+        if message is None or not message.open:
+            return False
+        drafts, guards = moved(session, message_id, type_, reason=reason, turn=turn)
+        if expect:
+            guards = (*guards, Expect(self.stream, session.seq))
+        try:
+            await self.append(*drafts, guards=guards)
+        except Conflict:
+            await self.catch_up()
+            return False
+        return True
+
+    def save(self) -> None:
+        """Write `session.json` as things stand."""
+        write_summary(self._folder.path, self.session)
+
+    def _forget_old(self) -> None:
+        """A session of days sees many messages; those that are over are told by the ledger."""
+        messages = self.session.messages
+        if len(messages) <= 2 * _KEEP_MESSAGES:
+            return
+        over = [id_ for id_, message in messages.items() if not message.open]
+        for id_ in over[:-_KEEP_MESSAGES]:
+            del messages[id_]
+
+
+def moved(
+    session: Session, message_id: str, type_: str, *, reason: str = "", turn: str = "", receipt: str = ""
+) -> tuple[tuple[Draft, ...], tuple[Guard, ...]]:
+    """The events and guards of a message's next status. One that leaves the queue gives its place in the inbox back."""
+    message = session.messages[message_id]
+    payload = facts.Moved(message_id=message_id, reason=reason, turn=turn, receipt=receipt)
+    waits = message.status is facts.MessageStatus.QUEUED
+    guards: tuple[Guard, ...] = (Reserve(facts.inbox_counter(session.key), -1, None),) if waits else ()
+    return (Draft(type=type_, payload=payload),), guards
+
+
+def draft(type_: str, payload: msgspec.Struct) -> Draft:
+    """An event of the session."""
+    return Draft(type=type_, payload=payload)

@@ -1,0 +1,77 @@
+"""Whether an agent may use a tool without asking a person. Pure.
+
+Rules look like the agent programs' own: `Bash`, `Bash(git status*)`, `Write(src/*)`; a deny outranks an ask, which
+outranks an allow, and what no rule names is asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Literal, cast
+
+import msgspec
+
+from harness.errors import UsageError
+
+Verdict = Literal["allow", "deny", "ask"]
+_RULE = re.compile(r"([A-Za-z0-9_.:*-]+)(?:\((.*)\))?", re.DOTALL)
+_SUBJECTS = ("command", "cmd", "file_path", "path", "url", "pattern", "query")
+_CHAINS = re.compile(r"[;&|`\n<>]|\$\(")
+
+
+class ApprovalRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is decided without a person, and how long a person has."""
+
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    ask: tuple[str, ...] = ()
+    deadline_seconds: float = 600.0
+
+
+def check_rules(rules: ApprovalRules) -> None:
+    """Raise `UsageError` for a rule that could never match."""
+    for rule in (*rules.allow, *rules.deny, *rules.ask):
+        if _RULE.fullmatch(rule) is None:
+            raise UsageError(f"approval rule {rule!r} is not of the form Tool or Tool(pattern)")
+    if not 0 <= rules.deadline_seconds <= 1e7:
+        raise UsageError(f"an approval's deadline of {rules.deadline_seconds} seconds makes no sense")
+
+
+def judge(rules: ApprovalRules, tool: str, arguments: object) -> tuple[Verdict, str]:
+    """The verdict and the rule that gave it; an empty rule means that none named it."""
+    subject = _subject(arguments)
+    for verdict, listed in (("deny", rules.deny), ("ask", rules.ask), ("allow", rules.allow)):
+        rule = _matching(listed, tool, subject, narrow=verdict == "allow")
+        if rule:
+            return cast("Verdict", verdict), rule
+    return "ask", ""
+
+
+def _subject(arguments: object) -> str:
+    if not isinstance(arguments, Mapping):
+        return ""
+    given = cast("Mapping[str, Any]", arguments)
+    for name in _SUBJECTS:
+        value = given.get(name)
+        if isinstance(value, str):
+            return value
+        if isinstance(value, list):
+            return " ".join(str(part) for part in cast("list[object]", value))
+    return ""
+
+
+def _matching(rules: Iterable[str], tool: str, subject: str, *, narrow: bool) -> str:
+    """The first rule that names this call. A narrow one never covers several commands with a pattern for one."""
+    for rule in rules:
+        found = _RULE.fullmatch(rule)
+        if found is None or not fnmatchcase(tool, found[1]):
+            continue
+        if found[2] is None:
+            return rule
+        if narrow and _CHAINS.search(subject):
+            continue
+        if fnmatchcase(subject, found[2].replace(":*", "*")):
+            return rule
+    return ""

@@ -1,0 +1,109 @@
+"""The agent programs that are known by name, and what is done for any other command: arguments, modes, dialects.
+
+Owns the choice of the mode and of what a mode needs; what a program's own flags are is its dialect's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.processes import RotatingLog, Size
+from harness.sessions.dialects.base import LineDialect
+from harness.sessions.dialects.plain import PlainDialect
+from harness.sessions.facts import Mode
+from harness.sessions.ids import Folder
+from harness.sessions.starting import LaunchRequest
+from harness.sessions.transports.base import Transport
+from harness.sessions.transports.pipes import PipesSpec, PipesTransport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a session's program runs and where its output goes."""
+
+    folder: Folder
+    cwd: Path
+    env: Mapping[str, str]
+    tag: str
+    size: Size
+    transcript: RotatingLog
+    errors: RotatingLog
+
+
+Make = Callable[[Place], Transport]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a program is run. `make` gives its transport."""
+
+    mode: Mode
+    argv: tuple[str, ...]
+    make: Make
+    vendor_session: str = ""  # chosen by us, or continued
+    own_turns: bool = False  # the program has no turns of its own: they are read off its state
+    queue_context: bool = False  # the first message is sent rather than given as an argument
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def plan(request: LaunchRequest, *, id_: str) -> Plan:
+    """Decide how the program of a request is run. Raises `UsageError` for a mode that it does not have."""
+    mode = _mode(request)
+    context = f"[harness session id={id_}] {request.context}" if request.context else ""
+    name = Path(request.cli).name
+    if name == "claude":
+        return _claude(request, mode, context)
+    if name == "codex":
+        return _codex(request, mode, context)
+    return _command(request, mode, context)
+
+
+def _mode(request: LaunchRequest) -> Mode:
+    try:
+        given = Mode(request.mode) if request.mode else None
+    except ValueError as error:
+        raise UsageError(f"--mode is one of {', '.join(Mode)}, not {request.mode!r}") from error
+    if given is not None:
+        return given
+    if request.attended or request.tmux:
+        return Mode.PTY
+    return {"claude": Mode.STREAM, "codex": Mode.APP_SERVER}.get(Path(request.cli).name, Mode.PTY)
+
+
+def _claude(request: LaunchRequest, mode: Mode, context: str) -> Plan:
+    from harness.sessions.dialects import claude_launch
+
+    return claude_launch.plan(request, mode, context)  # type: ignore[attr-defined]
+
+
+def _codex(request: LaunchRequest, mode: Mode, context: str) -> Plan:
+    from harness.sessions.dialects import codex_launch
+
+    return codex_launch.plan(request, mode, context)  # type: ignore[attr-defined]
+
+
+def _command(request: LaunchRequest, mode: Mode, context: str) -> Plan:
+    argv = (request.cli, *request.agent_args)
+    prompted = (*argv, *([context] if context else []))
+    match mode:
+        case Mode.PTY:
+            return Plan(mode=mode, argv=prompted, make=terminal(prompted, Path(request.cli).name), own_turns=True)
+        case Mode.STREAM:
+            return Plan(mode=mode, argv=argv, make=_stream(argv), queue_context=True)
+        case Mode.APP_SERVER:
+            return Plan(mode=mode, argv=argv, make=_app_server(argv, request), queue_context=True)
+        case Mode.ONCE:
+            return Plan(mode=mode, argv=prompted, make=pipes(prompted, PlainDialect, name="once", talks=False))
+
+
+def pipes(argv: tuple[str, ...], dialect: Callable[[], LineDialect], *, name: str, talks: bool = True) -> Make:
+    """A transport over pipes."""
+
+    def make(place: Place) -> Transport:
+        spec = PipesSpec(argv=argv, env=dict(place.env), cwd=place.cwd, tag=place.tag, name=name, input=talks)
+        return PipesTransport(spec, dialect(), transcript=place.transcript, errors=place.errors)
+
+    return make

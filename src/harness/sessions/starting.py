@@ -1,0 +1,193 @@
+"""Starting a session: a guard process is started, which starts the host, which starts the agent and says so.
+
+It is what `harness run` imports, so it loads neither asyncio nor msgspec. Owns the form of the request and of the answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from harness.errors import HarnessError, ProcessError, UsageError
+
+ANSWER_BYTES = 1 << 20
+_SPAWN = "HARNESS_SPAWN"
+_OURS = ("HARNESS_TAG", _SPAWN, "HARNESS_SOCKETS")
+INHERITED = (
+    "HARNESS_SESSION_ID", "HARNESS_SESSION_CLI", "HARNESS_ID", "HARNESS_SESSION_REPO_ROOT",
+    "HARNESS_DESCRIPTION", "HARNESS_SPAWNER_PANE",
+)  # fmt: skip
+"""What a session tells its agent; a session that the agent starts has its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchRequest:
+    """What to start and how. Everything is plain JSON, for it goes through a pipe."""
+
+    home: str
+    database: str
+    cli: str  # claude, codex, or any command
+    agent_args: tuple[str, ...] = ()
+    id: str | None = None  # None: a random one
+    mode: str | None = None  # None: the most structured one that the agent and the use allow
+    cwd: str = "."
+    repo: str = ""
+    description: str = ""
+    meta: Any = None
+    context: str = ""  # the first message
+    max_budget_usd: float | None = None
+    max_turns: int | None = None
+    max_wall_seconds: float | None = None
+    inbox_ttl_seconds: float = 120.0
+    columns: int = 120
+    rows: int = 40
+    attended: bool = False
+    tmux: str = ""
+    timeout_seconds: float = 30.0  # until it is registered
+    worktree: str = ""
+    branch: str = ""
+    follows: str = ""  # key of the run that this one continues
+    vendor_session: str = ""  # that it continues
+    watch_file: str = ""
+    spawner_pane: str = ""
+    approvals: Mapping[str, Any] = field(default_factory=dict[str, Any])  # rules and deadline, as in harness.toml
+    transcript_max_bytes: int = 10 << 20
+    transcript_keep: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """A session that is registered and whose agent runs."""
+
+    id: str
+    key: str
+    cli: str
+    pid: int
+    host_pid: int
+    guard_pid: int
+    mode: str
+    log: str
+    folder: str
+
+
+class AgentDied(ProcessError):
+    """The agent ended as soon as it was started; `code` is its exit code, `tail` its last output."""
+
+    def __init__(self, message: str, *, key: str, code: int | None, tail: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.code = code
+        self.tail = tail
+
+
+class Launching:
+    """A host that is getting ready while its request is still being made: both take time, and there are two cores.
+
+    `environment` is the agent's (default: this process's). End it with `finish` or `abandon`.
+    """
+
+    def __init__(self, *, environment: Mapping[str, str] | None = None, name: str = "") -> None:
+        given = dict(os.environ if environment is None else environment)
+        told = {word: value for word, value in given.items() if word not in INHERITED and word not in _OURS}
+        self._guard = subprocess.Popen(
+            [sys.executable, "-m", "harness.sessions.guard", *([name] if name else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_importable(told),
+            start_new_session=True,
+        )
+
+    def finish(self, request: LaunchRequest) -> Launched:
+        """Start the session and return when it is registered. It outlives this process.
+
+        Raises `UsageError` for a bad request, `ProcessError` if the program cannot be started or nothing is registered
+        in time, `AgentDied` if it ended at once, `HarnessError` naming the pid if the id is in use. Nothing is left then.
+        """
+        guard = self._guard
+        assert guard.stdin is not None
+        assert guard.stdout is not None
+        with guard.stdin, guard.stdout:
+            with contextlib.suppress(BrokenPipeError):
+                guard.stdin.write(json.dumps(asdict(request)).encode())
+                guard.stdin.close()
+            answer = _answer(guard.stdout.fileno(), request.timeout_seconds)
+        if answer is None:
+            self.abandon()
+            raise ProcessError(f"no session was registered within {request.timeout_seconds:g} s; what was started is ended")
+        guard.returncode = 0  # it is on its own from here: never waited for
+        return _read(answer)
+
+    def abandon(self) -> None:
+        """Nothing is to be started after all. Idempotent."""
+        guard = self._guard
+        for pipe in (guard.stdin, guard.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        _give_up(guard)
+
+
+def launch(request: LaunchRequest, *, environment: Mapping[str, str] | None = None) -> Launched:
+    """Start a session at once; see `Launching`."""
+    return Launching(environment=environment, name=request.id or request.cli).finish(request)
+
+
+def _importable(environment: dict[str, str]) -> dict[str, str]:
+    """Let the guard find this package where it was found by path alone."""
+    root = str(Path(__file__).resolve().parents[2])
+    if root in sys.path and "site-packages" not in root:
+        rest = environment.get("PYTHONPATH")
+        return {
+            **environment,
+            "HARNESS_SESSION_PYTHONPATH": rest or "",
+            "PYTHONPATH": f"{root}{os.pathsep}{rest}" if rest else root,
+        }
+    return environment
+
+
+def _answer(descriptor: int, seconds: float) -> bytes | None:
+    """The one line that the host says; empty if it ended without a word, None if the time is over."""
+    deadline = time.monotonic() + seconds
+    held = b""
+    while not held.endswith(b"\n") and len(held) < ANSWER_BYTES:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+            return None
+        part = os.read(descriptor, 65536)
+        if not part:
+            break
+        held += part
+    return held
+
+
+def _give_up(guard: subprocess.Popen[bytes]) -> None:
+    """The guard ends its host and all that it has started when it is asked to."""
+    guard.terminate()
+    try:
+        guard.wait(10)
+    except subprocess.TimeoutExpired:
+        guard.kill()
+
+
+def _read(line: bytes) -> Launched:
+    try:
+        told = cast("dict[str, Any]", json.loads(line))
+    except ValueError as error:
+        raise ProcessError("the session's host ended before it had registered; look at its host.log") from error
+    if told.get("ok"):
+        names = Launched.__dataclass_fields__
+        return Launched(**{name: told[name] for name in names})
+    message = str(told.get("error", "the session could not be started"))
+    if "code" in told:
+        raise AgentDied(message, key=str(told.get("key", "")), code=told["code"], tail=str(told.get("tail", "")))
+    raise (UsageError if told.get("usage") else HarnessError)(message)

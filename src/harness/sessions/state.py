@@ -1,0 +1,114 @@
+"""What the agent is doing, decided from readings of different trust. Pure: time is passed in.
+
+The newest reading of the most trusted source wins. A less trusted source that has said otherwise for a while, surely and
+later, outlives it: a hook that never came (there is none after Esc) must not hold a session busy for ever. Only what a
+protocol says is never outlived. Every disagreement is worth an event, once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.sessions.facts import Source, State, StateChanged, StateDisputed
+from harness.sessions.reports import Reading
+
+TRUST: tuple[Source, ...] = (
+    Source.PROTOCOL, Source.HOOK, Source.TRANSCRIPT, Source.TITLE, Source.SCREEN, Source.PROCESS, Source.HOST,
+)  # fmt: skip
+OUTLIVES_US = 3_000_000
+SURE = 0.8
+_RANK = {source: rank for rank, source in enumerate(TRUST)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A reading, when it was first taken, and when it was last confirmed."""
+
+    reading: Reading
+    since_us: int
+    seen_us: int
+
+
+class Board:
+    """The newest reading of each source, and what they amount to."""
+
+    def __init__(self) -> None:
+        self._held: dict[Source, Held] = {}
+        self._disputes: set[tuple[State, Source, State, Source]] = set()
+        self.state = StateChanged(state=State.STARTING, source=Source.HOST, confidence=1.0)
+
+    def take(self, reading: Reading, now_us: int) -> None:
+        """Note a reading; `settle` says what follows."""
+        held = self._held.get(reading.source)
+        same = held is not None and (held.reading.state, held.reading.detail) == (reading.state, reading.detail)
+        since = held.since_us if held is not None and same else now_us
+        self._held[reading.source] = Held(reading=reading, since_us=since, seen_us=now_us)
+
+    def forget(self, source: Source) -> None:
+        """What this source said does not hold any more, and nothing newer is known of it."""
+        self._held.pop(source, None)
+
+    def settle(self, now_us: int) -> tuple[StateChanged | None, list[StateDisputed]]:
+        """The new state if it is another one, and disagreements that were not there before."""
+        for source, held in tuple(self._held.items()):
+            if held.reading.until_us is not None and held.reading.until_us <= now_us:
+                del self._held[source]
+        winner = self._winner(now_us)
+        if winner is None:
+            return self._become(StateChanged(state=State.UNKNOWN, source=Source.HOST, confidence=1.0, detail="no reading")), []
+        return self._become(_changed(winner)), self._disputed(winner)
+
+    def next_us(self, now_us: int) -> int | None:
+        """When `settle` may come to another answer though nothing is read."""
+        moments = [held.reading.until_us for held in self._held.values() if held.reading.until_us is not None]
+        moments += [held.since_us + OUTLIVES_US for held in self._held.values() if held.since_us + OUTLIVES_US > now_us]
+        return min(moments, default=None)
+
+    def readings(self) -> list[Held]:
+        """What each source said last, the most trusted first."""
+        return sorted(self._held.values(), key=lambda held: _RANK[held.reading.source])
+
+    def _winner(self, now_us: int) -> Reading | None:
+        ranked = self.readings()
+        if not ranked:
+            return None
+        best = ranked[0]
+        for other in ranked[1:]:
+            if best.reading.source is Source.PROTOCOL:
+                break
+            later = other.since_us > best.seen_us and now_us - other.since_us >= OUTLIVES_US
+            if later and other.reading.confidence >= SURE and other.reading.state is not best.reading.state:
+                best = other
+        return best.reading
+
+    def _become(self, state: StateChanged) -> StateChanged | None:
+        before = self.state
+        self.state = state
+        same = (before.state, before.detail, before.until_us) == (state.state, state.detail, state.until_us)
+        return None if same and before.source is state.source else state
+
+    def _disputed(self, winner: Reading) -> list[StateDisputed]:
+        found: list[StateDisputed] = []
+        now: set[tuple[State, Source, State, Source]] = set()
+        for held in self.readings():
+            other = held.reading
+            if other.source in (winner.source, Source.HOST) or other.state is winner.state or other.confidence < SURE:
+                continue
+            mark = (winner.state, winner.source, other.state, other.source)
+            now.add(mark)
+            if mark not in self._disputes:
+                found.append(
+                    StateDisputed(
+                        state=winner.state, source=winner.source, other_state=other.state, other_source=other.source,
+                        evidence=other.evidence,
+                    )
+                )  # fmt: skip
+        self._disputes = now
+        return found
+
+
+def _changed(reading: Reading) -> StateChanged:
+    return StateChanged(
+        state=reading.state, source=reading.source, confidence=reading.confidence, detail=reading.detail,
+        until_us=reading.until_us, evidence=reading.evidence,
+    )  # fmt: skip
