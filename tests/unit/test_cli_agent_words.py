@@ -1,0 +1,86 @@
+"""The words of `harness run <agent>`."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.cli.agent_words import read, seconds_of
+from harness.errors import UsageError
+
+
+def test_without_an_agent_it_is_the_project_that_runs() -> None:
+    """`harness run` and its own options start what the project declares."""
+    assert read([]) is None
+    assert read(["--no-service", "-q", "--port", "9000"]) is None
+
+
+@pytest.mark.parametrize(
+    "words", [["--id", "w1", "--detach", "claude"], ["claude", "--id", "w1", "--detach"], ["--id=w1", "claude", "--detach"]]
+)
+def test_options_stand_before_or_after_the_agent(words: list[str]) -> None:
+    """The same options mean the same on either side of the name."""
+    found = read(words)
+
+    assert found is not None
+    assert (found.agent, found.values, found.flags, found.agent_args) == ("claude", {"id": "w1"}, {"detach"}, [])
+
+
+def test_unknown_flags_and_what_follows_two_dashes_go_to_the_agent() -> None:
+    """Ours are taken out, the rest keeps its order; behind `--` nothing is ours."""
+    found = read(["claude", "--model", "opus", "--detach", "fix it", "-v", "--", "--id", "x"])
+
+    assert found is not None
+    assert found.agent_args == ["--model", "opus", "fix it", "-v", "--id", "x"]
+    assert found.values == {}
+
+
+def test_a_command_may_stand_behind_two_dashes() -> None:
+    """`harness run --detach -- python x.py` runs python."""
+    found = read(["--detach", "--", "python", "x.py"])
+
+    assert found is not None
+    assert (found.agent, found.agent_args) == ("python", ["x.py"])
+
+
+@pytest.mark.parametrize(
+    ("words", "agent", "name"),
+    [
+        (["--tmux", "claude"], "claude", None),
+        (["--tmux", "win", "claude"], "claude", "win"),
+        (["claude", "--tmux"], "claude", None),
+        (["claude", "--tmux", "win"], "claude", "win"),
+        (["claude", "--tmux", "--detach"], "claude", None),
+        (["--tmux=win", "claude"], "claude", "win"),
+    ],
+)
+def test_an_optional_value_is_taken_only_if_it_is_one(words: list[str], agent: str, name: str | None) -> None:
+    """The name of the window is the next word unless that is a flag, or the agent's name is still missing."""
+    found = read(words)
+
+    assert found is not None
+    assert (found.agent, found.optional["tmux"]) == (agent, name)
+
+
+@pytest.mark.parametrize("words", [["--id"], ["--detach"], ["--watch", "--id", "x"], ["claude", "--id"]])
+def test_what_cannot_be_meant_is_a_usage_error(words: list[str]) -> None:
+    """An option without its value, or of an agent that is not named."""
+    with pytest.raises(UsageError):
+        read(words)
+
+
+def test_durations_have_units() -> None:
+    """Plain numbers are seconds; what is no time is refused by name."""
+    assert [seconds_of(text, "x") for text in ("90", "90s", "8m", "1h", "250ms", "1.5m")] == [90, 90, 480, 3600, 0.25, 90]
+    for text in ("", "-1", "0", "8 m", "1w", "nan", "1e3"):
+        with pytest.raises(UsageError, match="--stall-after"):
+            seconds_of(text, "--stall-after")
+
+
+def test_numbers_and_json_are_checked_where_they_are_given() -> None:
+    """A bad value names its option."""
+    found = read(["claude", "--max-turns", "x", "--meta", "{", "--max-budget-usd", "-1"])
+
+    assert found is not None
+    for look in (lambda: found.whole("max-turns"), lambda: found.json("meta"), lambda: found.number("max-budget-usd")):
+        with pytest.raises(UsageError, match="--m"):
+            look()

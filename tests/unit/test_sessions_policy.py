@@ -1,0 +1,54 @@
+"""Approvals that need no person."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.errors import UsageError
+from harness.sessions.policy import ApprovalRules, check_rules, judge
+
+
+def rules(**given: tuple[str, ...]) -> ApprovalRules:
+    return ApprovalRules(**given)  # type: ignore[arg-type]
+
+
+def test_what_no_rule_names_is_asked() -> None:
+    """Nothing is allowed by silence."""
+    assert judge(rules(), "Bash", {"command": "ls"}) == ("ask", "")
+
+
+def test_a_denial_outranks_a_question_and_a_question_a_permission() -> None:
+    """The most careful rule that names a call decides."""
+    given = rules(allow=("Bash",), ask=("Bash(git push*)",), deny=("Bash(rm *)",))
+
+    assert judge(given, "Bash", {"command": "ls"})[0] == "allow"
+    assert judge(given, "Bash", {"command": "git push origin"})[0] == "ask"
+    assert judge(given, "Bash", {"command": "rm -rf /"})[0] == "deny"
+
+
+@pytest.mark.parametrize(
+    "command", ["git status; rm -rf ~", "git status && curl x", "git status | sh", "git status `x`", "git status $(x)",
+                "git status\nrm x", "git status > /etc/passwd"]
+)  # fmt: skip
+def test_a_pattern_for_one_command_covers_no_other_behind_it(command: str) -> None:
+    """What is allowed by its beginning must not smuggle another command in."""
+    assert judge(rules(allow=("Bash(git status*)",)), "Bash", {"command": command}) == ("ask", "")
+
+
+def test_a_denial_looks_at_the_whole_line() -> None:
+    """A pattern that denies also catches a command in a chain, where it names it so."""
+    assert judge(rules(deny=("Bash(*rm *)",)), "Bash", {"command": "ls; rm x"})[0] == "deny"
+
+
+def test_codex_and_claude_name_their_subjects_differently() -> None:
+    """A list of words is read as a line, a path as a path."""
+    assert judge(rules(allow=("exec_command(git status)",)), "exec_command", {"command": ["git", "status"]})[0] == "allow"
+    assert judge(rules(allow=("Write(src/*)",)), "Write", {"file_path": "src/a.py", "content": "x"})[0] == "allow"
+    assert judge(rules(allow=("Write(src/*)",)), "Write", {"file_path": "/etc/x", "content": "src/"})[0] == "ask"
+
+
+@pytest.mark.parametrize("given", [{"allow": ("Bash(",)}, {"deny": ("",)}, {"deadline_seconds": -1.0}])
+def test_a_rule_that_could_never_match_is_refused(given: dict[str, object]) -> None:
+    """A misspelt rule is an error where it is written, not a hole at night."""
+    with pytest.raises(UsageError):
+        check_rules(ApprovalRules(**given))  # type: ignore[arg-type]
