@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib.util
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+from harness.ledger import Event, SQLiteStore
 from harness.ledger.postgres.temporary import TemporaryServer, find_programs
+from harness.processes import end_tagged
+from harness.sessions import Launched, LaunchRequest, launch
+from harness.sessions.client import Sessions
+from harness.sessions.facts import MessageStatus
+from harness.sessions.record import Message, Session
 
 _FAKE_MODEL_API = Path(os.environ.get("FAKE_MODEL_API", Path(__file__).parents[2] / "shared" / "tools" / "fake_model_api.py"))
 
@@ -84,3 +93,94 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("skipped, which CI does not allow")
         for nodeid in _skipped:
             terminalreporter.write_line(nodeid)
+
+
+@pytest.fixture
+async def hosted(tmp_path: Path) -> AsyncIterator[Hosted]:
+    """A home in which real sessions are started; all of them are ended, and nothing of them is left, afterwards."""
+    world = Hosted(tmp_path)
+    try:
+        yield world
+    finally:
+        await world.close()
+
+
+class Hosted:
+    """Real sessions in a home of the test's own, and the client through which they are talked to."""
+
+    PATIENCE_SECONDS = 30.0
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.home = root / ".harness"
+        self.home.mkdir(mode=0o700, exist_ok=True)
+        self.database = str(self.home / "harness.db")
+        self.store = SQLiteStore(self.database, actor="test")
+        self.sessions = Sessions(self.store, self.home)
+        self.launched: list[Launched] = []
+
+    async def launch(self, *argv: str, **request: Any) -> Launched:
+        """Start a session; its program is found by path or name. Keywords are those of `LaunchRequest`."""
+        environment = request.pop("environment", None)
+        given = {"cwd": str(self.root), "timeout_seconds": self.PATIENCE_SECONDS, **request}
+        wanted = LaunchRequest(home=str(self.home), database=self.database, cli=argv[0], agent_args=argv[1:], **given)
+        started = await asyncio.to_thread(launch, wanted, environment=environment)
+        self.launched.append(started)
+        return started
+
+    async def rehearse(self, kind: str, *flags: str, **request: Any) -> Launched:
+        """Start a session of a rehearsal agent: `terminal`, `claude` or `codex`."""
+        spoken = {
+            ("claude", "stream"): (
+                "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose",
+                "--permission-prompt-tool", "stdio", "--replay-user-messages",
+            ),
+            ("codex", "app-server"): ("app-server",),
+        }.get((kind, request.get("mode")), ())  # fmt: skip
+        return await self.launch(sys.executable, "-m", f"harness.sessions.rehearsal.{kind}", *spoken, *flags, **request)
+
+    async def state(self, launched: Launched, *states: str) -> Session:
+        """The session once it is in one of these states, by events."""
+        session = Session(key=launched.key)
+        async with asyncio.timeout(self.PATIENCE_SECONDS), contextlib.aclosing(self.sessions.follow(launched.key)) as feed:
+            async for event in feed:
+                session.fold(event)
+                if str(session.state) in states:
+                    return session
+        return session
+
+    async def until(self, launched: Launched, type_: str, *, after: int = 0) -> Event:
+        """The first event of this type after a sequence."""
+        async with asyncio.timeout(self.PATIENCE_SECONDS):
+            async with contextlib.aclosing(self.sessions.follow(launched.key, after=after)) as feed:
+                async for event in feed:
+                    if event.type == type_:
+                        return event
+        raise AssertionError(f"the session ended without {type_}")
+
+    async def said(self, launched: Launched, text: str, *statuses: str, **how: Any) -> Message:
+        """Send a message and wait until it stands at one of these (done, if none is named)."""
+        async with asyncio.timeout(self.PATIENCE_SECONDS):
+            id_ = await self.sessions.send(launched.key, text, **how)
+            return await self.sessions.message(launched.key, id_, until={MessageStatus(each) for each in statuses or ("done",)})
+
+    async def ended(self, launched: Launched) -> Session:
+        """The session once its end is on record."""
+        async with asyncio.timeout(self.PATIENCE_SECONDS):
+            return await self.sessions.ended(launched.key)
+
+    async def events(self, launched: Launched) -> list[Event]:
+        """Everything that is on record about it."""
+        return await self.store.read(f"session/{launched.key}")
+
+    async def close(self) -> None:
+        """End what is left."""
+        try:
+            for launched in self.launched:
+                await self.sessions.stop(launched.key, by="test", kill=True, timeout_seconds=2)
+            for launched in self.launched:
+                async with asyncio.timeout(self.PATIENCE_SECONDS):
+                    await self.sessions.ended(launched.key)
+                await end_tagged(f"session/{launched.key}", grace_seconds=0)
+        finally:
+            await self.store.close()

@@ -26,13 +26,24 @@ def said(state: State, source: Source, confidence: float = 1.0, **more: object) 
     return Reading(state=state, source=source, confidence=confidence, **more)  # type: ignore[arg-type]
 
 
-def test_nothing_read_is_unknown() -> None:
-    """A board that nobody has told anything knows nothing, and says so."""
-    changed, disputes = Board().settle(NOW)
+def test_until_anything_is_read_it_is_starting() -> None:
+    """A board that nobody has told anything says what the host knows: it has started the program."""
+    made = Board()
+
+    assert made.settle(NOW) == (None, [])
+    assert made.state.state is State.STARTING
+
+
+def test_what_nobody_says_any_more_is_unknown() -> None:
+    """When the last reading is taken back, it is not starting again: nobody knows."""
+    made = board((said(State.BUSY, Source.HOOK), NOW))
+    made.settle(NOW)
+
+    made.forget(Source.HOOK)
+    changed, _ = made.settle(NOW)
 
     assert changed is not None
     assert changed.state is State.UNKNOWN
-    assert disputes == []
 
 
 @pytest.mark.parametrize(("better", "worse"), list(itertools.pairwise(TRUST)))

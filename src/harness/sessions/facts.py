@@ -425,6 +425,7 @@ STATUS_AFTER: dict[str, MessageStatus] = {
 }
 
 OPEN_STATUSES = frozenset({MessageStatus.QUEUED, MessageStatus.WRITTEN, MessageStatus.ACCEPTED})
+FINAL_STATUSES = frozenset(MessageStatus) - OPEN_STATUSES
 
 
 def stream_of(key: str) -> str:

@@ -7,29 +7,27 @@ go past those that wait for the prompt. Where the state is unknown nothing is se
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+
+import msgspec
 
 from harness.sessions.facts import MessageStatus, Placing, State
 from harness.sessions.record import Message, Session
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(msgspec.Struct, frozen=True):
     """Write this message now; `placing` as it is to be said, which for a steering one at the prompt is `queue`."""
 
     message: Message
     placing: Placing
 
 
-@dataclass(frozen=True, slots=True)
-class InterruptFirst:
+class InterruptFirst(msgspec.Struct, frozen=True):
     """End the turn under way, so that this message can be delivered at the prompt."""
 
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True):
     """Nothing can be sent now; `reason` says why, for a sender who waits."""
 
     reason: str

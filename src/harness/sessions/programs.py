@@ -5,6 +5,7 @@ Owns the choice of the mode and of what a mode needs; what a program's own flags
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ class Place:
     transcript: RotatingLog
     errors: RotatingLog
 
+
+_STATE_EVENTS = {"CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1"}  # for a wrapper around a program that knows it
 
 Make = Callable[[Place], Transport]
 
@@ -74,9 +77,28 @@ def _mode(request: LaunchRequest) -> Mode:
 
 
 def _claude(request: LaunchRequest, mode: Mode, context: str) -> Plan:
-    from harness.sessions.dialects import claude_launch
+    from harness.sessions.dialects.claude_launch import Wishes, command_line
+    from harness.sessions.dialects.claude_stream import ClaudeStream
 
-    return claude_launch.plan(request, mode, context)  # type: ignore[attr-defined]
+    wishes = Wishes(
+        prompt="" if mode is Mode.STREAM else context,
+        session="" if request.vendor_session else str(uuid.uuid4()),
+        resume=request.vendor_session,
+        max_budget_usd=request.max_budget_usd,
+    )
+    line = command_line(mode, program=request.cli, agent_args=request.agent_args, wishes=wishes)
+    if mode is Mode.PTY:
+        make = terminal(line.argv, "claude")
+    else:
+        make = pipes(line.argv, lambda: ClaudeStream(mode), name=str(mode), talks=mode is Mode.STREAM)
+    return Plan(
+        mode=mode,
+        argv=line.argv,
+        make=make,
+        vendor_session=line.vendor_session,
+        queue_context=mode is Mode.STREAM,
+        env=line.env,
+    )
 
 
 def _codex(request: LaunchRequest, mode: Mode, context: str) -> Plan:
@@ -92,7 +114,9 @@ def _command(request: LaunchRequest, mode: Mode, context: str) -> Plan:
         case Mode.PTY:
             return Plan(mode=mode, argv=prompted, make=terminal(prompted, Path(request.cli).name), own_turns=True)
         case Mode.STREAM:
-            return Plan(mode=mode, argv=argv, make=_stream(argv), queue_context=True)
+            return Plan(
+                mode=mode, argv=argv, make=pipes(argv, _claude_dialect, name="stream"), queue_context=True, env=_STATE_EVENTS
+            )
         case Mode.APP_SERVER:
             return Plan(mode=mode, argv=argv, make=_app_server(argv, request), queue_context=True)
         case Mode.ONCE:
@@ -107,3 +131,9 @@ def pipes(argv: tuple[str, ...], dialect: Callable[[], LineDialect], *, name: st
         return PipesTransport(spec, dialect(), transcript=place.transcript, errors=place.errors)
 
     return make
+
+
+def _claude_dialect() -> LineDialect:
+    from harness.sessions.dialects.claude_stream import ClaudeStream
+
+    return ClaudeStream()

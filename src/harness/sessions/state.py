@@ -7,7 +7,7 @@ protocol says is never outlived. Every disagreement is worth an event, once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from harness.sessions.facts import Source, State, StateChanged, StateDisputed
 from harness.sessions.reports import Reading
@@ -20,8 +20,7 @@ SURE = 0.8
 _RANK = {source: rank for rank, source in enumerate(TRUST)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Held(msgspec.Struct, frozen=True, kw_only=True):
     """A reading, when it was first taken, and when it was last confirmed."""
 
     reading: Reading
@@ -33,12 +32,15 @@ class Board:
     """The newest reading of each source, and what they amount to."""
 
     def __init__(self) -> None:
-        self._held: dict[Source, Held] = {}
+        starting = Reading(state=State.STARTING, source=Source.HOST)
+        self._held: dict[Source, Held] = {Source.HOST: Held(reading=starting, since_us=0, seen_us=0)}
         self._disputes: set[tuple[State, Source, State, Source]] = set()
         self.state = StateChanged(state=State.STARTING, source=Source.HOST, confidence=1.0)
 
     def take(self, reading: Reading, now_us: int) -> None:
-        """Note a reading; `settle` says what follows."""
+        """Note a reading; `settle` says what follows. With the first that is not the host's own, it is not starting any more."""
+        if reading.source is not Source.HOST:
+            self._held.pop(Source.HOST, None)
         held = self._held.get(reading.source)
         same = held is not None and (held.reading.state, held.reading.detail) == (reading.state, reading.detail)
         since = held.since_us if held is not None and same else now_us

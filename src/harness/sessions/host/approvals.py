@@ -12,7 +12,6 @@ from harness.ledger import Draft
 from harness.sessions import facts, policy
 from harness.sessions.host.recorder import Recorder, draft
 from harness.sessions.reports import ApprovalAsked, ApprovalSettled, Decision
-from harness.text import cleaned
 
 if TYPE_CHECKING:
     from harness.people import Question, Questions
@@ -71,7 +70,7 @@ class Approvals:
         return draft(
             facts.APPROVAL_REQUESTED,
             facts.ApprovalRequested(
-                request=asked.request, tool=asked.tool, summary=cleaned(asked.summary, limit=_SUMMARY_CHARACTERS),
+                request=asked.request, tool=asked.tool, summary=_cleaned(asked.summary, limit=_SUMMARY_CHARACTERS),
                 arguments=_bounded(asked.arguments), question=question, deadline_us=deadline_us, turn=asked.turn,
             ),
         )  # fmt: skip
@@ -83,7 +82,7 @@ class Approvals:
         return await self._questions().ask(
             "approval", f"{self._recorder.stream}#{asked.request}",
             digest=digest_of((asked.tool, asked.arguments)),
-            text=cleaned(f"{session.cli} {session.id} asks to use {asked.tool}: {asked.summary}", limit=_SUMMARY_CHARACTERS),
+            text=_cleaned(f"{session.cli} {session.id} asks to use {asked.tool}: {asked.summary}", limit=_SUMMARY_CHARACTERS),
             deadline_us=deadline_us,
             context={
                 "session": session.key, "request": asked.request, "tool": asked.tool, "arguments": _bounded(asked.arguments),
@@ -155,9 +154,16 @@ class Approvals:
 
 def _decided(request: str, decision: Literal["allow", "deny", "withdrawn"], by: str, reason: str) -> Draft:
     payload = facts.ApprovalDecided(
-        request=request, decision=decision, by=by, reason=cleaned(reason, limit=_SUMMARY_CHARACTERS)
+        request=request, decision=decision, by=by, reason=_cleaned(reason, limit=_SUMMARY_CHARACTERS)
     )
     return draft(facts.APPROVAL_DECIDED, payload)
+
+
+def _cleaned(text: str, *, limit: int) -> str:
+    """Fit for the record; the patterns are loaded when the first agent asks for something."""
+    from harness.text import cleaned
+
+    return cleaned(text, limit=limit)
 
 
 def _bounded(arguments: object) -> object:
@@ -168,4 +174,4 @@ def _bounded(arguments: object) -> object:
         text = msgspec.json.encode(arguments).decode()
     except (TypeError, ValueError):
         text = repr(arguments)
-    return arguments if len(text) <= _ARGUMENT_CHARACTERS else cleaned(text, limit=_ARGUMENT_CHARACTERS)
+    return arguments if len(text) <= _ARGUMENT_CHARACTERS else _cleaned(text, limit=_ARGUMENT_CHARACTERS)

@@ -26,6 +26,7 @@ from harness.sessions.reports import (
 from harness.sessions.state import Board
 
 _MAX_KINDS = 200
+_MAX_NOTES = 50
 _IDENTITY = ("vendor_session", "model", "cli_version", "transcript")
 
 
@@ -44,6 +45,7 @@ class Digest:
         self._price = price
         self._counters: dict[str, Cumulative] = {}
         self._kinds: set[str] = set()
+        self._notes: dict[str, int] = {}
         self._told: dict[str, str] = {}
         self._capabilities: tuple[str, ...] = ()
         self._turn = ""  # of a program without turns of its own: the message that began it
@@ -106,7 +108,7 @@ class Digest:
             case facts.Unrecognised():
                 return self._unrecognised(report)
             case facts.Noted():
-                return [draft(facts.NOTED, report)]
+                return self._noted(report)
 
     def progress(self, report: Progress, now_us: int) -> None:
         """Turn the clocks back; called for every chunk of output, so it does nothing else."""
@@ -219,6 +221,11 @@ class Digest:
     def start_counters(self, counters: Iterable[Cumulative]) -> None:
         """Where a vendor's session stood when this run took it over: only what comes after is this run's."""
         self._counters.update({each.model: each for each in counters})
+
+    def _noted(self, told: facts.Noted) -> list[Draft]:
+        """The first of each kind; a flood of them is in the transcript."""
+        self._notes[told.kind] = self._notes.get(told.kind, 0) + 1
+        return [draft(facts.NOTED, told)] if self._notes[told.kind] <= _MAX_NOTES else []
 
     def _unrecognised(self, told: facts.Unrecognised) -> list[Draft]:
         if told.kind in self._kinds or len(self._kinds) >= _MAX_KINDS:

@@ -30,7 +30,6 @@ from harness.sessions.host.recorder import Recorder, draft
 from harness.sessions.host.repository import Repository
 from harness.sessions.host.viewers import Viewers
 from harness.sessions.reports import Decision, Outgoing, Progress, Report
-from harness.text import cleaned
 from harness.wake import Listener
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ class Host:
     async def _register(self, process: Process, ended: asyncio.Task[Exit]) -> None:
         """Say that the session is there; of an agent that dies at once, the end is said instead."""
         done, _ = await asyncio.wait({ended}, timeout=self._setup.settle_seconds)
-        if not done:
+        if not done or ended.result().code == 0:
             self._setup.answer.started(process.pid)
 
     async def _see_out(self, process: Process, exit_: Exit) -> None:
@@ -441,6 +440,8 @@ class Host:
             await self.record(draft(facts.GIT, seen))
 
     def _tail(self) -> str:
+        from harness.text import cleaned  # its patterns take a while to compile, and this is the end
+
         data = b""
         for log in (self._setup.transcript, self._setup.errors):
             if log is not None:
