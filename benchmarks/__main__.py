@@ -1,4 +1,4 @@
-"""`python -m benchmarks [ledger work kernel recovery postgres …] [--peers] [--json]`: run suites and print their figures."""
+"""`python -m benchmarks [ledger work kernel recovery postgres sessions …] [--peers] [--json]`: run suites, print figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import import_module
 
 from benchmarks.measure import Figure, Figures
 
-SUITES = ("ledger", "work", "kernel", "recovery", "postgres")
+SUITES = ("ledger", "work", "kernel", "recovery", "postgres", "sessions")
 
 
 def peers() -> list[Figure]:
@@ -23,10 +23,22 @@ def peers() -> list[Figure]:
     return figures.rows
 
 
+def session_peers() -> list[Figure]:
+    """The Ruby tool of the same purpose, where it is on PATH."""
+    from benchmarks.sessions import run_peer
+
+    print("peers", flush=True)
+    figures = Figures("peers")
+    asyncio.run(run_peer(figures))
+    return figures.rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"any of {', '.join(SUITES)}; default: all")
-    parser.add_argument("--peers", action="store_true", help="measure others on the same work too, where they are installed")
+    parser.add_argument(
+        "--peers", "--peer", action="store_true", help="measure others on the same work too, where they are installed"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object at the end")
     arguments = parser.parse_args()
     unknown = set(arguments.suites) - set(SUITES)
@@ -39,7 +51,7 @@ def main() -> None:
         asyncio.run(import_module(f"benchmarks.{name}").run(figures))
         results[name] = [asdict(row) for row in figures.rows]
     if arguments.peers:
-        results["peers"] = [asdict(row) for row in peers()]
+        results["peers"] = [asdict(row) for row in (session_peers() if arguments.suites == ["sessions"] else peers())]
     if arguments.json:
         print(json.dumps(results))
 

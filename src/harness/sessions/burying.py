@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from harness.errors import Conflict, KeyTaken
 from harness.ledger import Expect, Store, Write, is_address
-from harness.processes import Identity
-from harness.sessions import facts, ids
+from harness.sessions import facts
 from harness.sessions.closing import last_events
+from harness.sessions.ids import process_gone
 from harness.sessions.record import Session, folded
-
-
-def process_gone(machine: str, pid: int, started: int, *, shared: bool) -> bool:
-    """Whether a process of a session has surely ended: it is not there any more, or the machine was started again since.
-
-    `shared` says that the ledger is one of several machines, of which two may have one name: then only the same boot tells.
-    """
-    here = ids.machine()
-    if machine == here:
-        return not Identity(pid=pid, started=started).alive()
-    return not shared and machine.partition("/")[0] == here.partition("/")[0]
 
 
 def session_gone(store: Store, session: Session) -> bool:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import socket
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from harness.errors import UsageError
@@ -38,12 +37,14 @@ def check_id(id_: str) -> str:
 
 def new_id() -> str:
     """A random `adjective-noun`."""
+    import secrets
+
     return f"{secrets.choice(_ADJECTIVES)}-{secrets.choice(_NOUNS)}"
 
 
 def new_key(id_: str) -> str:
     """The key of a new run of a session: `ID@RUN`."""
-    return f"{check_id(id_)}@{secrets.token_hex(4)}"
+    return f"{check_id(id_)}@{os.urandom(4).hex()}"
 
 
 def id_of(key: str) -> str:
@@ -59,13 +60,28 @@ def is_key(text: str) -> bool:
     return _KEY.fullmatch(text) is not None
 
 
+@cache
 def machine() -> str:
     """This machine since it was started: pids of another one, or from before, mean nothing here."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         boot = ""
-    return f"{socket.gethostname()}/{boot}"
+    return f"{os.uname().nodename}/{boot}"
+
+
+def process_gone(where: str, pid: int, started: int, *, shared: bool) -> bool:
+    """Whether a process of a session has surely ended: it is not there any more, or the machine was started again since.
+
+    `where` is the machine that it was started on. `shared` says that the ledger is one of several machines, of which two
+    may have one name: then only the same boot tells.
+    """
+    from harness.processes import Identity
+
+    here = machine()
+    if where == here:
+        return not Identity(pid=pid, started=started).alive()
+    return not shared and where.partition("/")[0] == here.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +156,7 @@ class Folder:
         except OSError:
             key = ""
         if not is_key(key) or (current.parent / key).exists():
-            return f"{id_of(self.key)}@{secrets.token_hex(4)}"
+            return f"{id_of(self.key)}@{os.urandom(4).hex()}"
         return key
 
 

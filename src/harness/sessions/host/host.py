@@ -82,9 +82,12 @@ class Host:
             await self._finish(Exit(code=None, signal=None), ExitReason.FAILURE, detail=str(error), tail="")
             raise
         self._signals()
+        claimed, size = setup.claimed, setup.size
         started = facts.Started(
-            pid=process.pid, started=process.identity.started, columns=setup.size.columns, rows=setup.size.rows
-        )
+            pid=process.pid, started=process.identity.started, columns=size.columns, rows=size.rows, cli=claimed.cli,
+            mode=claimed.mode, host_pid=claimed.host_pid, cwd=claimed.cwd, repo=claimed.repo, description=claimed.description,
+            meta=claimed.meta, follows=claimed.follows,
+        )  # fmt: skip
         await self.record(draft(facts.STARTED, started))
         await self._queue_first()
         await self._carry_over()

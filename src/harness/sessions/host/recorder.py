@@ -48,6 +48,8 @@ class Recorder:
             found += events
             if self._file is not None:
                 self._file.advance(events)
+        if self._file is not None and self._file.seq < self.session.seq:  # more than it keeps waited for the disk
+            self._file.advance(await self.store.read(self.stream, after=self._file.seq, limit=500))
         if found:
             self._forget_old()
         return found

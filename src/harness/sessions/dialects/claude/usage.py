@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from harness.sessions.dialects.claude.fields import Object, as_object, count, number, part
 from harness.sessions.reports import Cumulative

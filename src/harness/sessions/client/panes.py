@@ -1,0 +1,138 @@
+"""What an agent's window shows, drawn here from its transcript; of one that speaks a protocol, what was said.
+
+It asks no host and no tmux, so it works for every session, also one that hangs or is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from harness.processes import LogReader
+from harness.sessions import facts
+from harness.sessions.client.streaming import output, reader_of
+from harness.sessions.ids import Folder
+from harness.text import sanitise
+
+if TYPE_CHECKING:
+    from harness.ledger import Event
+    from harness.sessions.client.sessions import Sessions
+    from harness.sessions.screen import Screen
+
+_TAIL_BYTES = 256 << 10
+_FRAME_SECONDS = 0.05  # what comes meanwhile is shown at once
+_WINDOW = (120, 40)
+_SIZE = re.compile(r"([1-9]\d{0,3})x([1-9]\d{0,3})\s*")
+_FRESH = (b"\x1bc", b"\x1b[2J", b"\x1b[3J", b"\x1b[?1049h")  # after these nothing from before is seen
+_BACK = b"\x1b[?1049l"  # this shows again what was there before
+_SPOKEN_CHARACTERS = 400
+
+
+def window(folder: Folder) -> tuple[int, int]:
+    """Columns and rows of the agent's window."""
+    try:
+        match = _SIZE.fullmatch((folder.path / "size").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        match = None
+    return (int(match[1]), int(match[2])) if match else _WINDOW
+
+
+def last(lines: list[str], count: int | None) -> list[str]:
+    """The screen without empty lines at its end, or exactly so many of its last lines."""
+    end = len(lines)
+    while end and not lines[end - 1]:
+        end -= 1
+    if count is None:
+        return lines[:end]
+    return [*lines[max(0, end - count) : end], *[""] * (count - min(end, count))]
+
+
+class Pane:
+    """One session's screen as far as it was looked at."""
+
+    def __init__(self, sessions: Sessions, key: str, mode: str) -> None:
+        self._sessions = sessions
+        self._key = key
+        self._plain = mode != facts.Mode.PTY  # a pipe's lines end without a carriage return
+        self._size = window(sessions.folder(key))
+        self._screen: Screen | None = None
+        self._position = 0
+
+    def draw(self) -> list[str]:
+        """The screen as it is now, row by row."""
+        from harness.sessions.screen import Screen
+
+        reader = reader_of(self._sessions, self._key)
+        size = window(self._sessions.folder(self._key))
+        if self._screen is None or reader.end - self._position > _TAIL_BYTES or reader.end < self._position:
+            self._screen, self._position = Screen(*size), _beginning(reader)
+        elif size != self._size:
+            self._screen.resize(*size)
+        self._size = size
+        while (chunk := reader.read(self._position)).data:
+            self._position = chunk.offset + len(chunk.data)
+            self._screen.feed(chunk.data.replace(b"\n", b"\r\n") if self._plain else chunk.data)
+        return self._screen.lines()
+
+    async def follow(self) -> AsyncGenerator[list[str]]:
+        """The screen now, and anew whenever something was written; ends with the session."""
+        yield self.draw()
+        async with aclosing(output(self._sessions, self._key, after=self._position)) as feed:
+            async for _ in feed:
+                await asyncio.sleep(_FRAME_SECONDS)
+                yield self.draw()
+
+
+def _beginning(reader: LogReader) -> int:
+    """From where on the screen is drawn: where it was last emptied, if that is near, else some way back."""
+    start = max(reader.start, reader.end - _TAIL_BYTES)
+    data = b""
+    while (chunk := reader.read(start + len(data))).data and len(data) < 2 * _TAIL_BYTES:
+        if not data:
+            start = chunk.offset
+        data += chunk.data
+    fresh = max(data.rfind(sign) for sign in _FRESH)
+    return start + fresh if fresh > data.rfind(_BACK) else start
+
+
+def speaks_protocol(mode: str) -> bool:
+    """Whether the transcript is a protocol that nobody wants to read."""
+    return mode in (facts.Mode.STREAM, facts.Mode.APP_SERVER)
+
+
+def spoken(events: Iterable[Event]) -> list[str]:
+    """What was said and done, in lines: of a session that has no screen."""
+    lines: list[str] = []
+    for event in events:
+        if not event.erased and (shape := facts.SHAPES.get(event.type)) is not None:
+            lines += _words(event.load(shape))
+    return lines
+
+
+def _words(told: object) -> list[str]:
+    match told:
+        case facts.Queued() if told.text:
+            return _clipped("> ", told.text)
+        case facts.ItemCompleted():
+            mark = "" if told.kind == "text" else f"[{told.name or told.kind}{'' if told.ok else ' failed'}] "
+            return _clipped(mark, told.summary or "")
+        case facts.ApprovalRequested():
+            return _clipped(f"[asks leave: {told.request}] ", f"{told.tool}: {told.summary}")
+        case facts.ApprovalDecided():
+            return _clipped(f"[{told.decision}] ", f"{told.request} by {told.by}")
+        case facts.TurnCompleted() if told.outcome != "success":
+            return _clipped(f"[turn ended: {told.outcome}] ", told.error)
+        case facts.Exited():
+            return _clipped(f"[{told.reason}] ", told.detail)
+        case _:
+            return []
+
+
+def _clipped(mark: str, text: str) -> list[str]:
+    text = sanitise(text)
+    if len(text) > _SPOKEN_CHARACTERS:
+        text = f"{text[:_SPOKEN_CHARACTERS]}…"
+    return f"{mark}{text}".splitlines()

@@ -1,0 +1,151 @@
+"""A shell, a REPL, any command that reads lines: its state by the process table, its receipts by what is left unread.
+
+The receipt is exact: the system counts the bytes that wait in the terminal, and none waits once the program has read its line.
+A message of several lines is several lines to such a program, unless it knows pastes: they are sent in one piece, and it reads
+them one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from harness.errors import UsageError
+from harness.processes import Process
+from harness.sessions.facts import Source, State
+from harness.sessions.reports import Outgoing, Reading, Receipt, Report
+from harness.sessions.transports.keyboard import ENTER, Keyboard, as_typed, check_text
+from harness.sessions.transports.process_table import QUIET_SECONDS, ProcessTable
+
+_MAX_LINE = 4095  # of a terminal that hands over lines, with its end; the rest of a longer one is lost
+_FIRST_SECONDS = 0.001  # for bytes to pass from our side of the terminal to the other
+_SURE_SECONDS = 0.006  # after which nothing waiting means that it was read, even without an echo
+_SLOWEST_RECEIPT_SECONDS = 0.1
+_FIRST_LOOK_SECONDS = 0.005
+_SLOWEST_LOOK_SECONDS = 0.25
+_IDLE_LOOK_SECONDS = 5.0
+
+
+class LineProgram:
+    """Watches and feeds one line program. `tell` gets receipts, `read` readings."""
+
+    def __init__(
+        self,
+        process: Process,
+        keyboard: Keyboard,
+        *,
+        tell: Callable[[Report], object],
+        read: Callable[[Reading], object],
+        source: Source = Source.PROCESS,
+    ) -> None:
+        """`source` is whose reading it is that a program works once it has read a line."""
+        self._process = process
+        self._keyboard = keyboard
+        self._tell = tell
+        self._read = read
+        self._source = source
+        self._loop = asyncio.get_running_loop()
+        terminal = process.terminal
+        self._table = ProcessTable(process.pid, terminal) if terminal is not None else None
+        self._output_at = self._loop.time()
+        self._wait = _FIRST_LOOK_SECONDS
+        self._timer: asyncio.TimerHandle | None = None
+        self._receipts: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._look_in(self._wait)
+
+    def output(self) -> None:
+        """Something came from the program."""
+        self._output_at = self._loop.time()
+        if self._wait > _FIRST_LOOK_SECONDS * 4:
+            self._look_soon()
+
+    def typed(self) -> None:
+        """Somebody typed."""
+        self._look_soon()
+
+    @property
+    def at_prompt(self) -> bool:
+        """Whether it waits for a line right now."""
+        return self._state() is State.PROMPT
+
+    def _state(self) -> State:
+        if self._table is None or self._process.terminal is None:
+            return State.UNKNOWN
+        return self._table.read(self._loop.time() - self._output_at).state
+
+    def _look_soon(self) -> None:
+        self._wait = _FIRST_LOOK_SECONDS
+        self._look_in(self._wait)
+
+    def _look_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._closed:
+            self._timer = self._loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        if self._table is None or self._process.terminal is None or self._closed:
+            return
+        quiet = self._loop.time() - self._output_at
+        reading = self._table.read(quiet)
+        self._read(reading)
+        if reading.state in (State.PROMPT, State.BLOCKED):
+            self._wait = _SLOWEST_LOOK_SECONDS
+            self._look_in(_IDLE_LOOK_SECONDS)
+            return
+        self._look_in(min(self._wait, QUIET_SECONDS - quiet + _FIRST_SECONDS) if quiet < QUIET_SECONDS else self._wait)
+        self._wait = min(self._wait * 2, _SLOWEST_LOOK_SECONDS)
+
+    async def deliver(self, message: Outgoing) -> None:
+        """Type a message. Raises `UsageError` for what such a terminal cannot take, `ProcessError` if nobody reads it."""
+        check_text(message.text)
+        bracketed = self._keyboard.bracketed and ("\n" in message.text or "\t" in message.text)
+        data = b"" if message.only_submit else as_typed(message.text, bracketed=bracketed)
+        if not bracketed:
+            self._check_lines(data)
+        ends = message.submit or message.only_submit
+        async with self._keyboard.turn:
+            began = self._loop.time()
+            await self._keyboard.type(data + ENTER if ends else data)
+        if not ends:
+            self._tell(Receipt(stage="done", message_id=message.message_id, proof="it was typed, and not submitted"))
+            return
+        receipt = self._loop.create_task(self._receipt(message.message_id, began))
+        self._receipts.add(receipt)
+        receipt.add_done_callback(self._receipts.discard)
+
+    def _check_lines(self, data: bytes) -> None:
+        if self._table is None or not self._table.canonical():
+            return
+        longest = max(map(len, data.split(b"\n")), default=0)
+        if longest >= _MAX_LINE:
+            raise UsageError(
+                f"this program reads lines of at most {_MAX_LINE - 1} bytes from its terminal, and one of the message has "
+                f"{longest}: put it into a file and name the file"
+            )
+
+    async def _receipt(self, message_id: str, began: float) -> None:
+        """Tell as soon as the program has read what was typed."""
+        seconds, seen = _FIRST_SECONDS, False
+        while True:
+            await asyncio.sleep(seconds)
+            waiting = self._process.input_waiting
+            if waiting is None:
+                return  # the program has exited
+            seen = seen or waiting > 0 or self._output_at > began
+            if not waiting and (seen or self._loop.time() - began > _SURE_SECONDS):
+                break
+            seconds = min(seconds * 2, _SLOWEST_RECEIPT_SECONDS)
+        self._tell(Receipt(stage="accepted", message_id=message_id, proof="the program has read it from its terminal"))
+        self._read(Reading(state=State.BUSY, source=self._source, confidence=0.6, evidence="it has just read a line"))
+        self._look_soon()
+
+    def close(self) -> None:
+        """Stop watching. Idempotent."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for receipt in tuple(self._receipts):
+            receipt.cancel()

@@ -1,0 +1,233 @@
+"""Everything that a program at a terminal lets on, put together: status, title, screen, hooks. Owns the turn and what is asked.
+
+Each source's reading is told when it changes and apart from the others'; which one wins is not decided here. Hooks tell most
+about turns and approvals; where there are none, the status protocol does, and where there is none either, the screen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from harness.sessions import facts
+from harness.sessions.dialects.claude_hooks import ClaudeHooks
+from harness.sessions.dialects.codex_notify import TurnTold
+from harness.sessions.dialects.program_status import ProgramStatus
+from harness.sessions.dialects.screens import Ask, Look
+from harness.sessions.dialects.turns import Outcome, Turns
+from harness.sessions.facts import Source, State
+from harness.sessions.reports import ApprovalAsked, ApprovalSettled, Reading, Report
+
+_SURE = 0.8
+_SETTLES_SECONDS = 1.0  # after which a question that is no longer shown was answered at the terminal
+_CUT_SECONDS = 0.5  # after which an idle program with an open turn was interrupted
+_LAST_WORDS_SECONDS = 0.4  # for `notify` to come with them
+_KIND = {"permission": "permission", "question": "question", "auth": "dialog", "": "dialog"}
+_OUTCOME: dict[str, Outcome] = {"done": "success", "error": "error", "idle": "interrupted"}
+
+
+class Senses:
+    """Takes what was seen and tells what it means."""
+
+    def __init__(self, tell: Callable[[Report], object]) -> None:
+        self.turns = Turns()
+        self.hooks = ClaudeHooks(self.turns)
+        self.moved: Callable[[], object] = lambda: None  # called when a message may have been taken
+        self.release: Callable[[list[str]], object] = lambda requests: None  # called with approvals that are settled
+        self.entered = False  # somebody has pressed Enter since the last turn began
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._last: dict[Source, tuple[State, str, float]] = {}
+        self._status: ProgramStatus | None = None
+        self._dialog: Reading | None = None  # that the screen shows
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._ask: tuple[str, Ask] | None = None
+        self._asks = 0
+        self._thread = ""
+
+    # Telling
+
+    def read(self, reading: Reading) -> None:
+        """Tell a reading if its source said something else before."""
+        now = (reading.state, reading.detail, reading.confidence)
+        before = self._last.get(reading.source)
+        if now == before or (before is None and reading.state is State.UNKNOWN):
+            return
+        self._last[reading.source] = now
+        self._tell(reading)
+
+    def tell(self, reports: list[Report]) -> None:
+        """Tell reports in order, readings only where they are new."""
+        settled: list[str] = []
+        for report in reports:
+            if isinstance(report, Reading):
+                self.read(report)
+                continue
+            if isinstance(report, ApprovalSettled):
+                settled.append(report.request)
+            self._tell(report)
+        if settled:
+            self.release(settled)
+        if reports:
+            self.moved()
+
+    def _later(self, name: str, seconds: float, act: Callable[[], object]) -> None:
+        self._not_later(name)
+        self._timers[name] = self._loop.call_later(seconds, act)
+
+    def _not_later(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    def close(self) -> None:
+        """Tell nothing more by itself. Idempotent."""
+        for name in tuple(self._timers):
+            self._not_later(name)
+
+    # Hooks
+
+    def hooked(self, data: bytes, request: str) -> None:
+        """A hook of Claude Code came."""
+        self.tell(self.hooks.feed(data, request))
+        if self._status is not None:
+            self._read_status(self._status)
+
+    def notified(self, told: TurnTold, *, ours: bool = True) -> None:
+        """Codex said that a turn is complete."""
+        if not self._thread and ours:
+            self._thread = told.thread
+            self._tell(facts.Identified(vendor_session=told.thread))
+        if told.thread == self._thread:
+            self._not_later("over")
+            self.tell(self.turns.ended("success", summary=told.summary))
+
+    # The Program Status Protocol
+
+    @property
+    def status(self) -> ProgramStatus | None:
+        """What the program said of itself last; None: it never did."""
+        return self._status
+
+    def told_status(self, status: ProgramStatus) -> None:
+        """The program reported its own status."""
+        if status.id:
+            return  # of something that it runs
+        before, self._status = self._status, status
+        self._read_status(status)
+        if before is not None and before.stage == "blocked" and status.stage != "blocked":
+            self._later("settled", _SETTLES_SECONDS, lambda: self.tell(self.hooks.not_blocked()))
+        elif status.stage == "blocked":
+            self._not_later("settled")
+        if self.hooks.live:
+            self._status_beside_hooks(status)
+        else:
+            self._status_alone(status)
+
+    def _read_status(self, status: ProgramStatus) -> None:
+        """Its status, where nothing that is seen better says otherwise."""
+        reading = _reading_of(status)
+        if status.stage == "working" and self.hooks.live and self.hooks.background and not self.turns.turn:
+            reading = replace(reading, state=State.PROMPT, confidence=0.9, detail="background work goes on")
+        elif reading.state is State.PROMPT and self._dialog is not None:  # one that it has no status for
+            reading = replace(reading, state=State.BLOCKED, detail=self._dialog.detail, evidence=self._dialog.evidence)
+        self.read(reading)
+
+    def _status_beside_hooks(self, status: ProgramStatus) -> None:
+        """After Esc no hook comes, and the status is idle."""
+        if status.stage in ("idle", "done", "error"):
+            seconds = _CUT_SECONDS if status.stage == "idle" else 4 * _CUT_SECONDS
+            self._later("over", seconds, lambda: self.tell(self._cut_short(_OUTCOME[status.stage], status.message)))
+        else:
+            self._not_later("over")
+
+    def _cut_short(self, outcome: Outcome, words: str) -> list[Report]:
+        if not self.turns.turn and not self.hooks.asked:
+            return []
+        if outcome == "interrupted":
+            return self.hooks.cut_short()
+        return self.turns.ended(outcome, error=words if outcome == "error" else "")
+
+    def _status_alone(self, status: ProgramStatus) -> None:
+        match status.stage:
+            case "working" | "blocked":
+                self._not_later("over")
+                if self.turns.waiting or (self.entered and not self.turns.turn):
+                    self.entered = False
+                    self.tell(self.turns.taken(None, proof=f"status: {status.stage}"))
+            case "done" | "error" | "idle":
+                ended = _OUTCOME[status.stage]
+                words = status.message if ended == "error" else ""
+                seconds = _LAST_WORDS_SECONDS if ended == "success" else 0.0
+                self._later("over", seconds, lambda: self.tell(self.turns.ended(ended, error=words)))
+            case _:
+                pass
+
+    # Title and screen
+
+    def looked(self, look: Look) -> None:
+        """The screen was rendered and read."""
+        self.read(look.reading)
+        self._dialog = look.reading if look.blocked and look.reading.confidence >= _SURE else None
+        if self._status is not None:
+            self._read_status(self._status)
+        if not self.hooks.live:
+            self._see_ask(look)
+            if self._status is None:
+                self._screen_alone(look)
+
+    def _see_ask(self, look: Look) -> None:
+        """A dialog that can be answered by keys only."""
+        asked = None if self._ask is None else self._ask[1]
+        if look.ask == asked:
+            return
+        if self._ask is not None:
+            request, self._ask = self._ask[0], None
+            self._tell(ApprovalSettled(request=request, reason="it is no longer on the screen"))
+        if look.ask is not None:
+            self._asks += 1
+            request = f"screen-{self._asks}"
+            self._ask = (request, look.ask)
+            words = " ".join(look.ask.arguments.values())
+            arguments = dict(look.ask.arguments)
+            self._tell(
+                ApprovalAsked(
+                    request=request, tool=look.ask.tool, arguments=arguments, summary=words[:500], turn=self.turns.turn
+                )
+            )
+
+    def asked_on_screen(self, request: str) -> Ask | None:
+        """The dialog that this request is about, if it is the one that is shown."""
+        return self._ask[1] if self._ask is not None and self._ask[0] == request else None
+
+    def answered_on_screen(self) -> None:
+        """Its answer was typed."""
+        self._ask = None
+
+    def _screen_alone(self, look: Look) -> None:
+        """Turns by the screen alone: what works has taken what was typed, and what is back at its prompt is done."""
+        if look.reading.confidence < _SURE:
+            return
+        if look.reading.state is State.BUSY:
+            self._not_later("over")
+            if self.entered and not self.turns.turn and not self.turns.waiting:
+                self.entered = False
+                self.tell(self.turns.taken(None, proof="screen: it works"))
+        elif look.reading.state is State.PROMPT and self.turns.turn and not self.turns.waiting:
+            self._later("over", _CUT_SECONDS, lambda: self.tell(self.turns.ended("success")))
+
+
+def _reading_of(status: ProgramStatus) -> Reading:
+    match status.stage:
+        case "working":
+            state, detail = State.BUSY, ""
+        case "blocked":
+            state, detail = State.BLOCKED, "trust" if "trust" in status.message else _KIND[status.kind]
+        case "idle" | "done":
+            state, detail = State.PROMPT, ""
+        case "error":
+            state, detail = State.PROMPT, "error"
+        case "clear":
+            return Reading(state=State.UNKNOWN, source=Source.PROTOCOL, confidence=0.0, evidence="it took its status back")
+    return Reading(state=state, source=Source.PROTOCOL, confidence=0.95, detail=detail, evidence=status.message[:300])
