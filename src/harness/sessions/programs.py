@@ -47,7 +47,6 @@ class Plan:
     argv: tuple[str, ...]
     make: Make
     vendor_session: str = ""  # chosen by us, or continued
-    own_turns: bool = False  # the program has no turns of its own: they are read off its state
     queue_context: bool = False  # the first message is sent rather than given as an argument
     env: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -102,9 +101,23 @@ def _claude(request: LaunchRequest, mode: Mode, context: str) -> Plan:
 
 
 def _codex(request: LaunchRequest, mode: Mode, context: str) -> Plan:
-    from harness.sessions.dialects import codex_launch
+    from harness.sessions.dialects.codex.server import CodexServer
+    from harness.sessions.dialects.codex_exec import CodexExec
+    from harness.sessions.dialects.codex_launch import Wishes, command_line
 
-    return codex_launch.plan(request, mode, context)  # type: ignore[attr-defined]
+    wishes = Wishes(
+        prompt="" if mode is Mode.APP_SERVER else context, resume=request.vendor_session, cwd=str(Path(request.cwd).absolute())
+    )
+    line = command_line(mode, program=request.cli, agent_args=request.agent_args, wishes=wishes)
+    match mode:
+        case Mode.PTY:
+            make = terminal(line.argv, "codex")
+        case Mode.APP_SERVER:
+            make = pipes(line.argv, lambda: CodexServer(line.thread), name=str(mode))
+        case _:
+            resumed = bool(request.vendor_session)
+            make = pipes(line.argv, lambda: CodexExec(model=line.model, resumed=resumed), name=str(mode), talks=False)
+    return Plan(mode=mode, argv=line.argv, make=make, vendor_session=line.vendor_session, queue_context=mode is Mode.APP_SERVER)
 
 
 def _command(request: LaunchRequest, mode: Mode, context: str) -> Plan:
@@ -112,13 +125,13 @@ def _command(request: LaunchRequest, mode: Mode, context: str) -> Plan:
     prompted = (*argv, *([context] if context else []))
     match mode:
         case Mode.PTY:
-            return Plan(mode=mode, argv=prompted, make=terminal(prompted, Path(request.cli).name), own_turns=True)
+            return Plan(mode=mode, argv=prompted, make=terminal(prompted, Path(request.cli).name))
         case Mode.STREAM:
             return Plan(
                 mode=mode, argv=argv, make=pipes(argv, _claude_dialect, name="stream"), queue_context=True, env=_STATE_EVENTS
             )
         case Mode.APP_SERVER:
-            return Plan(mode=mode, argv=argv, make=_app_server(argv, request), queue_context=True)
+            return Plan(mode=mode, argv=argv, make=pipes(argv, _codex_dialect(request), name="app-server"), queue_context=True)
         case Mode.ONCE:
             return Plan(mode=mode, argv=prompted, make=pipes(prompted, PlainDialect, name="once", talks=False))
 
@@ -131,6 +144,30 @@ def pipes(argv: tuple[str, ...], dialect: Callable[[], LineDialect], *, name: st
         return PipesTransport(spec, dialect(), transcript=place.transcript, errors=place.errors)
 
     return make
+
+
+def terminal(argv: tuple[str, ...], profile: str) -> Make:
+    """A program on a terminal of our own, watched and typed to as its profile says."""
+
+    def make(place: Place) -> Transport:
+        from harness.sessions.transports.profiles import profile_of
+        from harness.sessions.transports.terminal import TerminalSpec, TerminalTransport
+
+        spec = TerminalSpec(
+            argv=argv, env=place.env, cwd=place.cwd, tag=place.tag, size=place.size, folder=place.folder.path,
+            profile=profile_of(profile, place.folder.home), home=place.folder.home,
+        )  # fmt: skip
+        return TerminalTransport(spec, transcript=place.transcript)
+
+    return make
+
+
+def _codex_dialect(request: LaunchRequest) -> Callable[[], LineDialect]:
+    from harness.sessions.dialects.codex.options import ThreadOptions
+    from harness.sessions.dialects.codex.server import CodexServer
+
+    options = ThreadOptions(cwd=str(Path(request.cwd).absolute()), resume=request.vendor_session)
+    return lambda: CodexServer(options)
 
 
 def _claude_dialect() -> LineDialect:

@@ -38,7 +38,7 @@ class Board:
         self.state = StateChanged(state=State.STARTING, source=Source.HOST, confidence=1.0)
 
     def take(self, reading: Reading, now_us: int) -> None:
-        """Note a reading; `settle` says what follows. With the first that is not the host's own, it is not starting any more."""
+        """Note a reading; `settle` says what follows. After the first that is not the host's own it is not starting."""
         if reading.source is not Source.HOST:
             self._held.pop(Source.HOST, None)
         held = self._held.get(reading.source)

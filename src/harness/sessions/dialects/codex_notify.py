@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -18,8 +17,7 @@ class _Told(msgspec.Struct, frozen=True, rename="kebab"):
     last_assistant_message: str | None = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnTold:
+class TurnTold(msgspec.Struct, frozen=True, kw_only=True):
     """A turn of the thread that a person sees is complete."""
 
     thread: str

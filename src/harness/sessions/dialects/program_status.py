@@ -10,8 +10,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import dataclass
 from typing import Literal, cast
+
+import msgspec
 
 QUESTION = b"\x1b]7501;?\x1b\\"
 """What a program asks, and what a terminal that understands answers."""
@@ -24,8 +25,7 @@ _PAIR = re.compile(r"([a-z]{1,16})=([A-Za-z0-9_.,+/=-]*)\Z")
 _MAX_MESSAGE = 2732
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgramStatus:
+class ProgramStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One report about the program itself or, with an id, about something that it runs."""
 
     stage: Stage

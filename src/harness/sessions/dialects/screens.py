@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,8 +77,7 @@ class ScreenRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     titles: tuple[TitleRule, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """What a dialog asks leave for, and the keys that answer it."""
 
     tool: str
@@ -88,8 +86,7 @@ class Ask:
     deny: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What one look at the screen found."""
 
     reading: Reading
@@ -102,8 +99,7 @@ class Look:
         return self.reading.state is State.BLOCKED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A screen as it is rendered: rows without spaces at their ends, the cursor's row and column, whether all is there."""
 
     lines: Sequence[str]
@@ -111,21 +107,19 @@ class Snapshot:
     whole: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class _Compiled:
+class _Compiled(msgspec.Struct, frozen=True):
     rule: ScreenRule
     all: tuple[re.Pattern[str], ...]
     none: tuple[re.Pattern[str], ...]
     subject: re.Pattern[str] | None
 
 
-@dataclass(slots=True)
-class _Regions:
+class _Regions(msgspec.Struct):
     """The parts of one screen, found once."""
 
     snapshot: Snapshot
     composer: tuple[int, int] | None  # rows, the last one not included
-    found: dict[str, str] = field(default_factory=dict[str, str])
+    found: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
     def get(self, name: str) -> str | None:
         """The text of a region; None where the screen has no such part."""

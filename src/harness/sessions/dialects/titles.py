@@ -6,7 +6,8 @@ It reads a stream cut anywhere and costs next to nothing where there is nothing,
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from harness.text import sanitise
 
@@ -21,27 +22,23 @@ _STATUS = b"7501"
 _TITLES = (b"0", b"2")
 
 
-@dataclass(frozen=True, slots=True)
-class Title:
+class Title(msgspec.Struct, frozen=True):
     """The window's title is this from now on."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class StatusTold:
+class StatusTold(msgspec.Struct, frozen=True):
     """The body of a report of the Program Status Protocol; see `program_status`."""
 
     body: str
 
 
-@dataclass(frozen=True, slots=True)
-class StatusAsked:
+class StatusAsked(msgspec.Struct, frozen=True):
     """It asks whether its terminal understands the Program Status Protocol."""
 
 
-@dataclass(frozen=True, slots=True)
-class PasteMode:
+class PasteMode(msgspec.Struct, frozen=True):
     """Whether it wants pasted text in brackets (DECSET 2004)."""
 
     on: bool

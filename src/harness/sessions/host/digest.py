@@ -33,15 +33,15 @@ _IDENTITY = ("vendor_session", "model", "cli_version", "transcript")
 class Digest:
     """Turns reports into drafts, in order. `price` estimates money where the program names none."""
 
-    def __init__(self, session: Session, *, own_turns: bool, price: Callable[[facts.Usage], float | None]) -> None:
+    def __init__(self, session: Session, *, price: Callable[[facts.Usage], float | None]) -> None:
         self.board = Board()
+        self.own_turns = False  # the program has none: they are read off its state
         self.asked: list[ApprovalAsked] = []  # for the host to see to; it empties this
         self.settled: list[ApprovalSettled] = []
         self.last_progress_us = 0
         self.last_output_us = 0
         self.in_tool = False
         self._session = session
-        self._own_turns = own_turns
         self._price = price
         self._counters: dict[str, Cumulative] = {}
         self._kinds: set[str] = set()
@@ -153,14 +153,14 @@ class Digest:
         return list(drafts)
 
     def _begin_own_turn(self, message_id: str) -> list[Draft]:
-        if not self._own_turns:
+        if not self.own_turns:
             return []
         self._turn = message_id
         return [draft(facts.TURN_STARTED, facts.TurnStarted(turn=message_id, message_ids=(message_id,)))]
 
     def _end_own_turn(self, told: facts.TurnCompleted) -> list[Draft]:
         """A program without turns is done with a message when it is at its prompt again."""
-        if not self._own_turns or not self._turn:
+        if not self.own_turns or not self._turn:
             return []
         turn, self._turn = self._turn, ""
         return self._turn_completed(msgspec.structs.replace(told, turn=turn, message_ids=(turn,)))

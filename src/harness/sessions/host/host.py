@@ -19,7 +19,7 @@ from harness.ledger import Draft, Event, Guard, Store, Unique, Write
 from harness.processes import Exit, Identity, Process, Watch
 from harness.sessions import facts, outbox
 from harness.sessions.closing import last_events
-from harness.sessions.facts import ExitReason, MessageStatus, State
+from harness.sessions.facts import ExitReason, MessageStatus, Mode, State
 from harness.sessions.host import burying, carrying
 from harness.sessions.host.approvals import Approvals
 from harness.sessions.host.digest import Digest
@@ -49,7 +49,7 @@ class Host:
         self._store = store
         self.recorder = Recorder(store, setup.folder)
         self.recorder.seen = self._on_event
-        self.digest = Digest(self.recorder.session, own_turns=setup.plan.own_turns, price=setup.price)
+        self.digest = Digest(self.recorder.session, price=setup.price)
         self.limits = Limits(setup.limits)
         self._writing = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -77,6 +77,7 @@ class Host:
             self.recorder.open_files()
             await self.recorder.catch_up()
             self.transport = setup.make_transport()
+            self.digest.own_turns = "turns" not in self.transport.can
             process = self._process = await self.transport.start(self.tell)
         except (HarnessError, OSError) as error:
             await self._finish(Exit(code=None, signal=None), ExitReason.FAILURE, detail=str(error), tail="")
@@ -445,8 +446,10 @@ class Host:
     def _tail(self) -> str:
         from harness.text import cleaned  # its patterns take a while to compile, and this is the end
 
+        setup = self._setup
+        spoken = setup.plan.mode in (Mode.STREAM, Mode.APP_SERVER)  # its stdout is a protocol, which tells a person little
         data = b""
-        for log in (self._setup.transcript, self._setup.errors):
+        for log in (setup.errors,) if spoken else (setup.transcript, setup.errors):
             if log is not None:
                 end = log.end
                 data += log.read(max(log.start, end - _TAIL_BYTES), _TAIL_BYTES).data

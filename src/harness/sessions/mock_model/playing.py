@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 
 import msgspec
 
 from harness.sessions.mock_model.answering import Answer
 from harness.sessions.mock_model.asking import Asked
 from harness.sessions.mock_model.gates import Gates
-from harness.sessions.mock_model.http import Client, Request
+from harness.sessions.mock_model.http import Client, Gone, Request
 from harness.sessions.mock_model.script import Turn
 from harness.sessions.mock_model.wire import Wire
 
@@ -58,7 +59,8 @@ async def _stream(client: Client, request: Request, wire: Wire, turn: Turn, answ
     if turn.disconnect is not None:
         client.cut()
     else:
-        await client.end()
+        with suppress(Gone):  # it has all that was said, and needs no more
+            await client.end()
 
 
 def json_headers(more: Mapping[str, str] | None = None) -> dict[str, str]:

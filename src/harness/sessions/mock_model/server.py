@@ -161,6 +161,7 @@ class MockModel:
                 found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
                 self._socket = socket.create_server(found[0][4][:2], family=found[0][0], backlog=128)
             except OSError as problem:
+                self._stage.records.close()
                 reason = str(problem.strerror or problem).partition(" (while")[0]
                 raise HarnessError(f"{self.url} cannot be listened on: {reason}") from problem
             self._port = int(self._socket.getsockname()[1])

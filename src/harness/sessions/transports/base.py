@@ -26,7 +26,7 @@ class Transport(Protocol):
 
     name: str
     can: frozenset[str]
-    """Of: steer, interrupt, approve, receipts, usage, resume, probe, messages, screen."""
+    """Of: steer, interrupt, approve, receipts, usage, resume, probe, messages, screen, turns (it tells their start and end)."""
 
     async def start(self, tell: Tell) -> Process: ...
 

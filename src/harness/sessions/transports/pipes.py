@@ -43,7 +43,8 @@ class PipesTransport:
         self._viewer: Callable[[bytes], object] | None = None
         self._unsent: list[bytes] = []
         self.name = spec.name
-        self.can = dialect.can if spec.input else dialect.can - {"messages", "steer", "interrupt", "probe", "approve"}
+        told = {"messages", "steer", "interrupt", "probe", "approve"} if not spec.input else set[str]()
+        self.can = (dialect.can | {"turns"}) - told
 
     async def start(self, tell: Tell) -> Process:
         self._tell = tell

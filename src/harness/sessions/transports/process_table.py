@@ -12,8 +12,9 @@ import os
 import platform
 import sys
 import termios
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from harness.sessions.facts import Source, State
 from harness.sessions.reports import Reading
@@ -26,8 +27,7 @@ _FOR_A_READER = frozenset({"less", "man", "more", "most", "nano", "nvim", "vi", 
 """What is in front of a person who reads or edits: keys typed there are no message."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Calls:
+class _Calls(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers of system calls."""
 
     read: frozenset[int]
@@ -46,8 +46,7 @@ _CALLS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sleep:
+class Sleep(msgspec.Struct, frozen=True, kw_only=True):
     """Where a process of the foreground sleeps."""
 
     pid: int

@@ -6,9 +6,10 @@ writing HOME/screens/NAME.toml.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from harness.sessions.dialects.screens import find_rules
 from harness.sessions.transports import process_table
@@ -17,8 +18,7 @@ _ESCAPE, _CLEAR_LINE, _END_OF_FILE, _INTERRUPT = b"\x1b", b"\x15", b"\x04", b"\x
 _CAN = frozenset({"interrupt", "receipts", "messages", "screen"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TerminalProfile:
+class TerminalProfile(msgspec.Struct, frozen=True, kw_only=True):
     """How one program is watched and typed to."""
 
     name: str

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from harness.sessions import facts
 from harness.sessions.dialects.claude_hooks import ClaudeHooks

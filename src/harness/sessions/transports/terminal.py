@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from harness.errors import NotFound, ProcessError
 from harness.processes import Process, RotatingLog, Size, Spec, spawn
@@ -34,8 +35,7 @@ _REPAINT_SECONDS = 0.3
 _OUTPUT = Progress(what="output")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TerminalSpec:
+class TerminalSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What to start, and how it is watched. `home`: where the user's own screen rules are."""
 
     argv: tuple[str, ...]
@@ -48,8 +48,7 @@ class TerminalSpec:
     home: Path | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class _Parts:
+class _Parts(msgspec.Struct, kw_only=True):
     """What there is while a program runs: `composer` or `line`, and `watch` where there are screen rules."""
 
     senses: Senses
@@ -83,7 +82,8 @@ class TerminalTransport:
         self._parts: _Parts | None = None
         self._size = spec.size
         self._quiet_until = 0.0
-        self.can = spec.profile.can
+        composes = self._rules is not None and self._rules.has_composer
+        self.can: frozenset[str] = spec.profile.can | (frozenset({"turns"}) if composes else frozenset[str]())
 
     async def start(self, tell: Tell) -> Process:
         self._tell = tell
