@@ -68,6 +68,9 @@ class World:
         for each in self.started:
             await self.sessions.stop(each.key, by="benchmark", timeout_seconds=2, kill=True)
         await asyncio.gather(*(self.sessions.ended(each.key) for each in self.started))
+        for each in self.started:  # a host writes its last files after the end is on record
+            while Path(f"/proc/{each.host_pid}").exists():
+                await asyncio.sleep(0.01)
         self.started.clear()
 
     def command(self, *words: str) -> float:
