@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import itertools
 import os
+import shlex
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -118,6 +119,7 @@ class Hosted:
         self.store = SQLiteStore(self.database, actor="test")
         self.sessions = Sessions(self.store, self.home)
         self.launched: list[Launched] = []
+        self.twins: list[Path] = []
 
     async def launch(self, *argv: str, **request: Any) -> Launched:
         """Start a session; its program is found by path or name. Keywords are those of `LaunchRequest`."""
@@ -138,6 +140,29 @@ class Hosted:
             ("codex", "app-server"): ("app-server",),
         }.get((kind, request.get("mode")), ())  # fmt: skip
         return await self.launch(sys.executable, "-m", f"harness.sessions.rehearsal.{kind}", *spoken, *flags, **request)
+
+    def twin(self, name: str, *flags: str) -> str:
+        """A program called `claude` or `codex` that is the rehearsed one with these flags: it is started as the real one is."""
+        folder = self.root / f"bin-{len(self.twins)}"
+        folder.mkdir()
+        path = folder / name
+        words = shlex.join([sys.executable, "-m", f"harness.sessions.rehearsal.{name}", *flags])
+        path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        path.chmod(0o755)
+        self.twins.append(path)
+        return str(path)
+
+    async def command(self, *words: str, stdin: bytes = b"") -> tuple[int, str, str]:
+        """Run `harness …` in this home; its exit code, stdout and stderr."""
+        environment = {**os.environ, "HARNESS_HOME": str(self.home), "TMUX": "", "COLUMNS": "120"}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "harness", *words, cwd=self.root, env=environment,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        async with asyncio.timeout(60):
+            output, errors = await process.communicate(stdin)
+        assert process.returncode is not None
+        return process.returncode, output.decode(), errors.decode()
 
     async def state(self, launched: Launched, *states: str) -> Session:
         """The session once it is in one of these states, by events."""

@@ -110,7 +110,7 @@ def test_what_a_protocol_says_is_never_outlived() -> None:
 
 
 def test_a_limit_ends_by_itself() -> None:
-    """A reading that holds until a moment is gone after it, and nothing older comes back as if it were new."""
+    """A reading that holds until a moment is over then: the program, whose turn had ended, is at its prompt."""
     made = board((said(State.LIMITED, Source.PROTOCOL, until_us=NOW + 500), NOW))
 
     limited, _ = made.settle(NOW)
@@ -119,7 +119,7 @@ def test_a_limit_ends_by_itself() -> None:
     assert limited is not None
     assert (limited.state, limited.until_us) == (State.LIMITED, NOW + 500)
     assert after is not None
-    assert after.state is State.UNKNOWN
+    assert (after.state, after.source) == (State.PROMPT, Source.PROTOCOL)
 
 
 readings = st.builds(

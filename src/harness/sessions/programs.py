@@ -47,6 +47,7 @@ class Plan:
     argv: tuple[str, ...]
     make: Make
     vendor_session: str = ""  # chosen by us, or continued
+    takes_once: bool = False  # a message id that it has seen it does not take again, also after a resume
     queue_context: bool = False  # the first message is sent rather than given as an argument
     env: Mapping[str, str] = field(default_factory=dict[str, str])
 

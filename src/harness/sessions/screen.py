@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import codecs
 import re
+from functools import cache
 from typing import TYPE_CHECKING
+from unicodedata import combining
 
 if TYPE_CHECKING:
     from pyte import Screen as PyteScreen
@@ -22,12 +24,11 @@ _USELESS = re.compile(
     "|\x1b\\[[0-?]*[!-/][ -/]*[@-~]"  # with intermediates, of which pyte prints the last letter
     "|\x1b\\[[0-9;:?]*[mntucq]"  # colours, questions to the terminal
     "|\x1b[()*+][0-9A-Za-z]"  # character sets
-    "|[\x80-\x9f]"  # what pyte takes for controls of eight bits; UTF-8 has no use for them
+    "|[\x00-\x06\x10-\x1a\x1c-\x1f\x7f-\x9f]"  # controls that do nothing, or that pyte loses the rest of a text on
 )
 _MODES = re.compile("\x1b\\[\\?([0-9;]*)([hl])")
 _UNFINISHED = re.compile("\x1b(?:\\[[0-?]*[ -/]*|[]PX^_][^\x07\x18\x1a\x1b]*\x1b?|[()*+]?)\\Z")
 _END_OF_STRING = re.compile("\x07|\x18|\x1a|\x1b\\\\|(?=\x1b[^\\\\])")
-_REPEATED = re.compile("([^\x00-\x1f])\x1b\\[(\\d{1,3})b")
 _ALTERNATE = frozenset({"47", "1047", "1049"})
 _KEPT_MODES = frozenset({"6", "7"})  # where the cursor is and whether lines wrap
 
@@ -64,6 +65,7 @@ class Screen:
                 return ""
             self._in_string = False
             text = text[end.end() :]
+        text = _USELESS.sub("", text)
         unfinished = _UNFINISHED.search(text)
         if unfinished is not None:
             text, held = text[: unfinished.start()], unfinished[0]
@@ -71,7 +73,7 @@ class Screen:
                 self._in_string = True
             else:
                 self._held = held
-        return _REPEATED.sub(_repeat, _USELESS.sub("", text))
+        return text
 
     def _set_modes(self, modes: frozenset[str], *, on: bool) -> None:
         if modes & _ALTERNATE:
@@ -149,10 +151,27 @@ class _Buffer:
 
 
 def _make(columns: int, rows: int) -> tuple[PyteScreen, PyteStream]:
-    """A pyte screen that also scrolls on request, as full-screen programs do."""
+    screen_type, stream_type = _types()
+    screen = screen_type(columns, rows)
+    return screen, stream_type(screen)
+
+
+@cache
+def _types() -> tuple[type[PyteScreen], type[PyteStream]]:
+    """A pyte screen that also scrolls on request, as full-screen programs do, and bears letters without width."""
     import pyte
+    from wcwidth import wcwidth
 
     class Scrolling(pyte.Screen):
+        def draw(self, data: str) -> None:
+            if not data.isascii():  # pyte forgets what comes after an emoji's variation selector
+                data = "".join(letter for letter in data if wcwidth(letter) > 0 or combining(letter))
+            self.last_drawn = data[-1:]
+            super().draw(data)
+
+        def repeat(self, count: int | None = None, *_rest: int, **_private: bool) -> None:
+            self.draw(getattr(self, "last_drawn", "") * min(count or 1, _MAX_REPEAT))
+
         def scroll_up(self, count: int | None = None, *_rest: int, **_private: bool) -> None:
             self._scroll(count, down=False)
 
@@ -171,14 +190,9 @@ def _make(columns: int, rows: int) -> tuple[PyteScreen, PyteStream]:
             self.cursor.y = at
 
     class Stream(pyte.Stream):
-        csi = {**pyte.Stream.csi, "S": "scroll_up", "T": "scroll_down"}  # noqa: RUF012 - pyte's own attribute
+        csi = {**pyte.Stream.csi, "S": "scroll_up", "T": "scroll_down", "b": "repeat"}  # noqa: RUF012 - pyte's own attribute
 
-    screen = Scrolling(columns, rows)
-    return screen, Stream(screen)
-
-
-def _repeat(match: re.Match[str]) -> str:
-    return match[1] * (1 + min(int(match[2]), _MAX_REPEAT))
+    return Scrolling, Stream
 
 
 def render(data: bytes, columns: int, rows: int) -> list[str]:

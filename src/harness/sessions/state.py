@@ -54,7 +54,7 @@ class Board:
         """The new state if it is another one, and disagreements that were not there before."""
         for source, held in tuple(self._held.items()):
             if held.reading.until_us is not None and held.reading.until_us <= now_us:
-                del self._held[source]
+                self._held[source] = Held(reading=_after_limit(held.reading), since_us=now_us, seen_us=now_us)
         winner = self._winner(now_us)
         if winner is None:
             return self._become(StateChanged(state=State.UNKNOWN, source=Source.HOST, confidence=1.0, detail="no reading")), []
@@ -107,6 +107,11 @@ class Board:
                 )  # fmt: skip
         self._disputes = now
         return found
+
+
+def _after_limit(reading: Reading) -> Reading:
+    """A program that was held by a limit is at its prompt when that is over: it had ended its turn."""
+    return Reading(state=State.PROMPT, source=reading.source, confidence=SURE, detail="the limit is over")
 
 
 def _changed(reading: Reading) -> StateChanged:

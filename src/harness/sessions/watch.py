@@ -2,7 +2,8 @@
 
 Several clocks run while an agent should be moving: since its last byte, since its last progress, in a tool, in a retry it
 announced, since a result after which it should have ended. An agent at its prompt, waiting for a person or held by a limit
-is not stalled. Of one whose state nobody knows nothing is killed and nothing is sent to it: it is probed, then a person is told.
+is not stalled. Of one whose state nobody knows nothing is killed and nothing is sent to it: it is probed, then a person is
+told. Bytes without progress are patience with a bound, but only of a program that tells of its progress at all.
 
 `observe` takes in what is seen, `decide` says what to do and changes nothing, `took` tells that it was done.
 """
@@ -10,125 +11,36 @@ is not stalled. Of one whose state nobody knows nothing is killed and nothing is
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
 
 import msgspec
 
 from harness.sessions import facts
 from harness.sessions.facts import Mode, State
 from harness.sessions.reports import Progress
+from harness.sessions.watch_actions import (
+    Action,
+    Clock,
+    Continue,
+    Finished,
+    Fresh,
+    Interrupt,
+    Limited,
+    Means,
+    Moment,
+    Park,
+    Probe,
+    Resume,
+    Sample,
+    Seen,
+    Stall,
+    Wait,
+)
+from harness.sessions.watch_clocks import Repeats, clocks_at, on_monotonic, slept
 from harness.sessions.watch_policy import Policy, in_words
 
 GRACE_SECONDS = 30.0
 """How much later than asked somebody may look before the rest counts as sleep of the machine."""
-
-Clock = Literal["quiet", "progress", "tool", "retry", "repeats", "result", "probe", "interrupt", "exit", "limit"]
-Means = Literal["probe", "interrupt", "outcomes", "vendor", "fresh"]
-"""What there is: an answer to probes, an interrupt, turns that say how they ended, a vendor's session, another start."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
-    """A time on both clocks of a machine. Only the monotonic one counts idleness; only the other knows a reset."""
-
-    monotonic: float
-    wall_us: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """What can be seen of a session without its ledger, as the host's files have it. Not an event."""
-
-    output_bytes: int  # any number that changes when output comes
-    output_us: int  # when it changed last, by the wall clock
-    progress_us: int | None = None  # the same for progress, where the host tells it
-    in_tool: bool | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stall:
-    """Why an agent is thought to be stalled."""
-
-    clock: Clock
-    idle_seconds: float
-    state: State
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Nothing to do before `until` on the monotonic clock, unless something is seen; None: nothing but that matters."""
-
-    until: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Ask for a sign of life."""
-
-    stall: Stall
-
-
-@dataclass(frozen=True, slots=True)
-class Interrupt:
-    """End the turn under way; `Continue` follows once it was cut."""
-
-    stall: Stall
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Continue:
-    """Tell an agent that was cut, and is at its prompt, to go on."""
-
-    why: Literal["interrupted", "limit"]
-    stall: Stall | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """End the tree and go on with the same session of the vendor."""
-
-    stall: Stall
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Fresh:
-    """End the tree and hand over to a session that knows nothing but what it is told."""
-
-    stall: Stall
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Park:
-    """Leave it as it is and tell a person."""
-
-    reason: str
-    stall: Stall | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Limited:
-    """A usage limit holds it until then, by the wall clock."""
-
-    until_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """It has ended. `lingers`: it has given its result and its process is still there, to be ended."""
-
-    outcome: str
-    code: int
-    lingers: bool = False
-
-
-Action = Wait | Probe | Interrupt | Continue | Resume | Fresh | Park | Limited | Finished
-Seen = msgspec.Struct | Progress | Sample
 
 
 class Rung(Enum):
@@ -145,53 +57,11 @@ class Rung(Enum):
 
 _RUNNING = frozenset({State.STARTING, State.BUSY, State.UNKNOWN})
 _PROGRESS_ITEMS = frozenset({"text", "tool", "file", "plan", "compaction", "reasoning"})
-_OWN = (facts.StopRequested, facts.InterruptRequested, facts.ProbeRequested, facts.Queued, facts.Stalled, facts.Resumed, facts.Escalated)  # fmt: skip
-
-
-@dataclass(slots=True)
-class _Clocks:
-    """Moments on the monotonic clock."""
-
-    output: float
-    progress: float
-    floor: float  # nothing before counts: a turn or a rung began then
-    tool: float | None = None
-    retry: float | None = None  # until then
-    result: float | None = None
-    answered: float | None = None  # something came after the probe
-
-    def shift(self, seconds: float) -> None:
-        """As if the last so many seconds had not been."""
-        self.output += seconds
-        self.progress += seconds
-        self.floor += seconds
-        for name in ("tool", "retry", "result", "answered"):
-            if (value := getattr(self, name)) is not None:
-                setattr(self, name, value + seconds)
-
-
-@dataclass(slots=True)
-class _Repeats:
-    """The same tool call, again and again."""
-
-    call: str = ""
-    count: int = 0
-    texts: set[str] = field(default_factory=set[str])  # what it said in between, which is no progress when it is the same
-
-    def take(self, item: facts.ItemCompleted) -> bool:
-        """Count the item; whether it is progress."""
-        if item.kind == "reasoning":
-            return not self.count
-        if item.kind == "text" and self.count > 1:
-            new = item.summary not in self.texts
-            self.texts.add(item.summary)
-            return new and len(self.texts) == 1
-        if item.kind == "tool" and item.call and item.call == self.call:
-            self.count += 1
-            return False
-        self.call, self.count = (item.call, 1) if item.kind == "tool" else ("", 0)
-        self.texts.clear()
-        return True
+_NO_SIGN = (
+    facts.StopRequested, facts.InterruptRequested, facts.ProbeRequested, facts.Queued, facts.Stalled, facts.Resumed,
+    facts.Escalated, facts.Noted, facts.GitObserved, facts.StateChanged, facts.StateDisputed,
+)  # fmt: skip
+"""What we do, or its host says, is no sign of life of the agent."""
 
 
 class Watch:
@@ -207,11 +77,13 @@ class Watch:
         self._until_us: int | None = None
         self._exited: facts.Exited | None = None
         self._cut_by_limit = False
+        self._outcome = ""
+        self._tells_progress = False
         self._stall: Stall | None = None  # that the present rung is for
         self._cannot_probe = False
         self._nothing_to_interrupt = False
-        self._repeats = _Repeats()
-        self._clocks = _Clocks(output=now.monotonic, progress=now.monotonic, floor=now.monotonic)
+        self._repeats = Repeats()
+        self._clocks = clocks_at(now.monotonic)
         self._sample: tuple[Sample, Moment] | None = None
         self._looked = now
         self._wake: float | None = now.monotonic
@@ -226,18 +98,17 @@ class Watch:
             case Sample():
                 self._take_sample(seen, now)
             case Progress():
-                self._clocks.output = at
-                if seen.what not in ("output", "heartbeat"):
+                self._clocks.output = self._clocks.answered = at
+                began_or_ended = seen.in_tool is not None and seen.in_tool is not (self._clocks.tool is not None)
+                if seen.what in ("text", "tokens") or began_or_ended:
                     self._clocks.progress = at
                 if seen.in_tool is not None:
                     self._in_tool(seen.in_tool, at)
             case facts.Exited():
                 self._exited = seen
-            case _ if isinstance(seen, _OWN):
-                pass  # what we do ourselves is no sign of life
             case _:
-                self._clocks.output = at
-                self._clocks.answered = at
+                if not (isinstance(seen, _NO_SIGN) or (isinstance(seen, facts.Moved) and not seen.receipt)):
+                    self._clocks.output = self._clocks.answered = at
                 self._take(seen, at)
 
     def _take(self, seen: msgspec.Struct, at: float) -> None:
@@ -247,11 +118,14 @@ class Watch:
             case facts.TurnStarted():
                 self._cut_by_limit = False
                 self._clocks.result = self._clocks.retry = None
-                self._repeats = _Repeats()
-                self._clocks.progress = self._clocks.floor = at
+                self._repeats = Repeats()
+                self._clocks.progress = self._clocks.floor = self._clocks.began = at
+                if self.rung in (Rung.PROBED, Rung.CUT):
+                    self.rung = Rung.GROUND
             case facts.TurnCompleted():
                 self._turn_over(seen, at)
             case facts.ItemCompleted():
+                self._tells_progress = True
                 counts = seen.kind in _PROGRESS_ITEMS and self._repeats.take(seen)
                 if counts:
                     self._progressed(at)
@@ -260,7 +134,9 @@ class Watch:
             case facts.Usage() if seen.input_tokens or seen.output_tokens:
                 self._clocks.progress = at
             case facts.Retried():
-                self._clocks.retry = at + (seen.delay_seconds or 0.0)
+                delay = seen.delay_seconds or 0.0
+                self._clocks.retry = at + delay
+                self._clocks.longest_retry = max(self._clocks.longest_retry, delay)
             case facts.Limited():
                 self._until_us = seen.until_us
             case facts.Noted() if seen.kind == "probe":
@@ -272,28 +148,35 @@ class Watch:
 
     def _become(self, seen: facts.StateChanged, at: float) -> None:
         if seen.state in _RUNNING and self.state not in _RUNNING:
-            self._clocks.floor = at  # it had no reason to move before
+            self._clocks.floor = self._clocks.began = at  # it had no reason to move before
         self.state = seen.state
         if seen.state is State.LIMITED:
             self._until_us = seen.until_us
-            self._clocks.floor = at
+            self._clocks.floor = self._clocks.began = at
+        if seen.state not in _RUNNING and self.rung is Rung.PROBED:
+            self.rung = Rung.GROUND
+        if seen.state is State.BLOCKED and self.rung is Rung.INTERRUPTED:
+            self.rung = Rung.CONTINUED  # it asks a person something, and goes on by itself
         if seen.state is State.PROMPT and self.rung is Rung.INTERRUPTED and "outcomes" not in self.means:
             self.rung = Rung.CUT
 
     def _turn_over(self, seen: facts.TurnCompleted, at: float) -> None:
         self._clocks.tool = self._clocks.retry = None
-        self._cut_by_limit = seen.outcome == "limit"
+        self._cut_by_limit, self._outcome = seen.outcome == "limit", seen.outcome
         if not seen.more:
             self._clocks.result = at
-        if self.rung is Rung.INTERRUPTED and (seen.outcome == "interrupted" or "outcomes" not in self.means):
+        known = "outcomes" in self.means
+        if self.rung is Rung.INTERRUPTED and (seen.outcome in ("interrupted", "error") or not known):
             self.rung = Rung.CUT
+        elif self.rung is Rung.CUT and not known:
+            pass  # its state has told the same
         elif seen.outcome == "success":
             self._clocks.progress = at
             self.rung = Rung.GROUND
 
     def _progressed(self, at: float) -> None:
         self._clocks.progress = at
-        self._clocks.retry = None
+        self._clocks.retry, self._clocks.longest_retry = None, 0.0
         if self.rung is not Rung.INTERRUPTED:  # what was under way may still come in
             self.rung = Rung.GROUND
 
@@ -307,28 +190,27 @@ class Watch:
         before, self._sample = self._sample, (sample, now)
         if before is None:
             return
-        since, slept = before[1], _slept(before[1], now)
+        since, apart = before[1], slept(before[1], now)
         if sample.output_bytes != before[0].output_bytes or sample.output_us != before[0].output_us:
-            at = now.monotonic if slept else _at(sample.output_us, since, now)
+            at = now.monotonic if apart else on_monotonic(sample.output_us, since, now)
             self._clocks.output = max(self._clocks.output, at)
             if self._clocks.answered is None or self._clocks.answered < at:
                 self._clocks.answered = at
         if sample.progress_us is not None and sample.progress_us != before[0].progress_us:
-            at = now.monotonic if slept else _at(sample.progress_us, since, now)
+            at = now.monotonic if apart else on_monotonic(sample.progress_us, since, now)
             self._clocks.progress = max(self._clocks.progress, at)
         if sample.in_tool is not None:
             self._in_tool(sample.in_tool, now.monotonic)
 
     def _look(self, now: Moment) -> None:
-        """What passed far beyond the time that was asked for was no time of the agent's: the machine slept."""
+        """A time that passed far beyond what was asked for was none of the agent's: the machine slept, who knows since when."""
         before, self._looked = self._looked, now
         if self._wake is None:
             return
-        allowed = max(0.0, self._wake - before.monotonic) + GRACE_SECONDS
-        excess = now.monotonic - before.monotonic - allowed
-        if excess > 0:
-            self._clocks.shift(excess)
-            self._wake += excess
+        passed = now.monotonic - before.monotonic
+        if passed > max(0.0, self._wake - before.monotonic) + GRACE_SECONDS:
+            self._clocks.shift(passed)
+            self._wake += passed
 
     # -- deciding
 
@@ -342,19 +224,34 @@ class Watch:
     def _decide(self, now: Moment) -> Action:
         if self._exited is not None:
             return self._ended(self._exited, now)
+        if self.mode == Mode.ONCE and self._clocks.result is not None:
+            return self._lingering(self._clocks.result + self.policy.linger_seconds, now)
         if self._limit_holds(now):
             return Limited(self._until_us) if self._until_us is not None else self._unlimited(now)
         if self._cut_by_limit:
             return Continue("limit")
-        if self.mode == Mode.ONCE and self._clocks.result is not None:
-            due = self._clocks.result + self.policy.linger_seconds
-            return Finished("success", 0, lingers=True) if now.monotonic >= due else Wait(due)
         if self.rung is Rung.CUT:
             return Continue("interrupted", self._stall)
+        if self.rung is Rung.INTERRUPTED and self.state is State.PROMPT:
+            return self._uncertain(now)
         if self.state not in _RUNNING and not (self.state is State.LIMITED and self._until_us is not None):
             return Wait(None)
         clock, due = self._due()
         return Wait(due) if now.monotonic < due else self._climb(self._stalled(clock, now), now)
+
+    def _lingering(self, due: float, now: Moment) -> Action:
+        """It was asked for one result and has given it."""
+        if now.monotonic < due:
+            return Wait(due)
+        good = self._outcome == "success"
+        return Finished("success" if good else "failure", 0 if good else 1, lingers=True)
+
+    def _uncertain(self, now: Moment) -> Action:
+        """It is at its prompt after an interrupt, and has not said whether its turn was cut or done."""
+        due = self._clocks.floor + self.policy.answer_seconds
+        if now.monotonic < due:
+            return Wait(due)
+        return Park("it was interrupted, and nobody knows whether it was done", self._stalled("interrupt", now))
 
     def _limit_holds(self, now: Moment) -> bool:
         if self.state is not State.LIMITED and not self._cut_by_limit:
@@ -381,16 +278,14 @@ class Watch:
         quiet: Clock = "quiet"
         if clocks.retry is not None and clocks.retry > still:
             quiet, still = "retry", clocks.retry
-        most, clock = policy.spinning, "progress"
-        if clocks.retry is not None:
-            most, clock = policy.retrying, "retry"
-        elif clocks.tool is not None:
-            most, clock = policy.in_tool, "tool"
-        choices: list[tuple[float, Clock]] = [
-            (still + policy.stall_after_seconds, quiet),
-            (max(clocks.progress, clocks.floor) + most * policy.stall_after_seconds, clock),
-        ]
-        due, first = min(choices)
+        due, first = still + policy.stall_after_seconds, quiet
+        if self._judges_progress:
+            bound: tuple[float, Clock] = (policy.spinning * policy.stall_after_seconds, "progress")
+            if clocks.retry is not None:
+                bound = (policy.retrying * policy.stall_after_seconds + clocks.longest_retry, "retry")
+            elif clocks.tool is not None:
+                bound = (policy.in_tool * policy.stall_after_seconds, "tool")
+            due, first = min((due, first), (max(clocks.progress, clocks.floor) + bound[0], bound[1]))
         return first, due
 
     def _stalled(self, clock: Clock, now: Moment) -> Stall:
@@ -405,11 +300,17 @@ class Watch:
         return Stall(clock=clock, idle_seconds=idle, state=self.state, reason=words)
 
     def _idle(self, now: Moment) -> float:
-        return max(0.0, now.monotonic - self._clocks.progress)
+        clocks = self._clocks
+        last = clocks.progress if self._judges_progress else max(clocks.progress, clocks.output)
+        return max(0.0, now.monotonic - max(last, clocks.began))
+
+    @property
+    def _judges_progress(self) -> bool:
+        return self._tells_progress or "progress" in self.means
 
     def _climb(self, stall: Stall, now: Moment) -> Action:
         """The next rung that there is."""
-        if self.rung is Rung.GROUND and stall.clock != "repeats":
+        if self.rung is Rung.GROUND:
             return Probe(stall)
         if self.state in (State.UNKNOWN, State.LIMITED):
             return Park(f"its state is not known: {stall.reason}", stall)
@@ -431,7 +332,7 @@ class Watch:
         return not deaf or not {"vendor", "fresh"} & self.means  # who does not answer does not hear an interrupt either
 
     def _answered(self) -> bool:
-        return self._clocks.answered is not None and self._clocks.answered > self._clocks.floor
+        return self._clocks.answered is not None and self._clocks.answered >= self._clocks.floor
 
     def _ended(self, exited: facts.Exited, now: Moment) -> Action:
         good = exited.reason in (facts.ExitReason.SUCCESS, facts.ExitReason.STOPPED)
@@ -458,9 +359,9 @@ class Watch:
                 self.rung, self._stall, self.resumes = Rung.INTERRUPTED, action.stall, action.number
                 self._nothing_to_interrupt = False
                 clocks.floor = now.monotonic
-                self._repeats = _Repeats()
+                self._repeats = Repeats()
             case Continue():
-                self._cut_by_limit, self._until_us = False, None
+                self._cut_by_limit = False
                 if self.rung is Rung.CUT:
                     self.rung = Rung.CONTINUED
                 clocks.floor = now.monotonic
@@ -474,8 +375,8 @@ class Watch:
     def _begin_again(self, now: Moment) -> None:
         at = now.monotonic
         self.state, self._until_us, self._exited, self._cut_by_limit = State.STARTING, None, None, False
-        self._clocks = _Clocks(output=at, progress=at, floor=at)
-        self._repeats, self._sample = _Repeats(), None
+        self._clocks = clocks_at(at)
+        self._repeats, self._sample = Repeats(), None
 
 
 _REASONS: dict[Clock, str] = {
@@ -498,15 +399,3 @@ def exit_code(exited: facts.Exited) -> int:
         return exited.code
     number = exited.signal or (-exited.code if exited.code is not None else 0)
     return 128 + number if number else 1
-
-
-def _at(wall_us: int, since: Moment, now: Moment) -> float:
-    """A moment of the wall clock on the monotonic one, within what was looked at."""
-    ago = max(0.0, (now.wall_us - wall_us) / 1_000_000)
-    return max(since.monotonic, now.monotonic - ago)
-
-
-def _slept(since: Moment, now: Moment) -> bool:
-    """Whether the two clocks went apart: the machine slept, or somebody set the time."""
-    wall = (now.wall_us - since.wall_us) / 1_000_000
-    return abs(wall - (now.monotonic - since.monotonic)) > 1.0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from harness.sessions.client.sessions import Sessions
     from harness.sessions.screen import Screen
 
-_TAIL_BYTES = 256 << 10
+_BACK_BYTES = (32 << 10, 256 << 10)  # so much of the end is drawn; more if that has not painted every line
 _FRAME_SECONDS = 0.05  # what comes meanwhile is shown at once
 _WINDOW = (120, 40)
 _SIZE = re.compile(r"([1-9]\d{0,3})x([1-9]\d{0,3})\s*")
@@ -63,19 +63,32 @@ class Pane:
 
     def draw(self) -> list[str]:
         """The screen as it is now, row by row."""
-        from harness.sessions.screen import Screen
-
         reader = reader_of(self._sessions, self._key)
         size = window(self._sessions.folder(self._key))
-        if self._screen is None or reader.end - self._position > _TAIL_BYTES or reader.end < self._position:
-            self._screen, self._position = Screen(*size), _beginning(reader)
+        if self._screen is None or reader.end - self._position > _BACK_BYTES[-1] or reader.end < self._position:
+            self._screen = self._drawn(reader, size)
         elif size != self._size:
             self._screen.resize(*size)
         self._size = size
+        self._feed(self._screen, reader)
+        return self._screen.lines()
+
+    def _drawn(self, reader: LogReader, size: tuple[int, int]) -> Screen:
+        """A new screen with the output's end."""
+        from harness.sessions.screen import Screen
+
+        near, far = _BACK_BYTES
+        self._position, whole = beginning(reader, near)
+        self._feed(screen := Screen(*size), reader)
+        if not (whole or screen.repainted):
+            self._position, _ = beginning(reader, far)
+            self._feed(screen := Screen(*size), reader)
+        return screen
+
+    def _feed(self, screen: Screen, reader: LogReader) -> None:
         while (chunk := reader.read(self._position)).data:
             self._position = chunk.offset + len(chunk.data)
-            self._screen.feed(chunk.data.replace(b"\n", b"\r\n") if self._plain else chunk.data)
-        return self._screen.lines()
+            screen.feed(chunk.data.replace(b"\n", b"\r\n") if self._plain else chunk.data)
 
     async def follow(self) -> AsyncGenerator[list[str]]:
         """The screen now, and anew whenever something was written; ends with the session."""
@@ -86,16 +99,21 @@ class Pane:
                 yield self.draw()
 
 
-def _beginning(reader: LogReader) -> int:
-    """From where on the screen is drawn: where it was last emptied, if that is near, else some way back."""
-    start = max(reader.start, reader.end - _TAIL_BYTES)
+def beginning(reader: LogReader, back: int) -> tuple[int, bool]:
+    """From where on to draw, so far from the end at most, and whether nothing that is to be seen was before.
+
+    That is where the screen was last emptied, or where the output begins.
+    """
+    start = max(reader.start, reader.end - back)
     data = b""
-    while (chunk := reader.read(start + len(data))).data and len(data) < 2 * _TAIL_BYTES:
+    while (chunk := reader.read(start + len(data))).data and len(data) < 2 * back:
         if not data:
             start = chunk.offset
         data += chunk.data
     fresh = max(data.rfind(sign) for sign in _FRESH)
-    return start + fresh if fresh > data.rfind(_BACK) else start
+    if fresh > data.rfind(_BACK):
+        return start + fresh, True
+    return start, start <= reader.start
 
 
 def speaks_protocol(mode: str) -> bool:

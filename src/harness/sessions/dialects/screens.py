@@ -16,13 +16,13 @@ from typing import Any, Literal
 import msgspec
 
 from harness.errors import UsageError
+from harness.sessions.dialects.rule_files import find_rules
 from harness.sessions.facts import Source, State
 from harness.sessions.reports import Reading
 
-_FOLDER = Path(__file__).parent / "screens"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _REGION = re.compile(r"screen|below|composer|footer|cursor|(?:bottom|above):([1-9]\d?)")
 _SEVERITY = {State.BLOCKED: 0, State.LIMITED: 1, State.BUSY: 2, State.PROMPT: 3}
+_RULED = ("─" * 20, "━" * 20)
 _MAX_COMPOSER = 60
 _MAX_FOOTER = 8
 _CLIP = 200
@@ -254,8 +254,8 @@ class ScreenReader:
 
 
 def _ruled(line: str) -> bool:
-    """Whether this is a line drawn over the window, as boxes begin and end with."""
-    return len(line) >= 20 and not line.strip("─━")
+    """Whether this is a line drawn over the window, as boxes begin and end with; a title may stand in it."""
+    return line.startswith(_RULED)
 
 
 def _lowest_ruled(lines: Sequence[str]) -> int:
@@ -292,14 +292,6 @@ def _ask(compiled: _Compiled, regions: _Regions) -> Ask | None:
         return None
     subject = "\n".join(line.strip().removeprefix("│").strip() for line in match[1].splitlines()).strip()
     return Ask(tool=ask.tool, arguments={ask.argument: subject}, allow=ask.allow.encode(), deny=ask.deny.encode())
-
-
-def find_rules(name: str, home: Path | None = None) -> Path | None:
-    """The file with the rules of this name: the user's own in HOME/screens, else ours; None if there is none."""
-    if not _NAME.fullmatch(name):
-        return None
-    folders = [_FOLDER] if home is None else [home / "screens", _FOLDER]
-    return next((file for folder in folders if (file := folder / f"{name}.toml").is_file()), None)
 
 
 def load_rules(name: str, home: Path | None = None) -> ScreenReader:

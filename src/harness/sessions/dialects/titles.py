@@ -14,7 +14,7 @@ from harness.text import sanitise
 MAX_BYTES = 4096  # of one sequence; a longer one is no title, and the Program Status Protocol forbids it
 _MAX_TITLE = 256
 
-_STRING = re.compile(rb"\x1b\](\d{1,5});([^\x07\x18\x1a\x1b]{0,%d})(\x07|\x1b\\|[\x18\x1a]|\x1b)" % MAX_BYTES)
+_STRING = re.compile(rb"\x1b\](\d{1,5});([^\x07\x18\x1a\x1b]{0,%d})(\x07|\x1b\\|[\x18\x1a]|(?=\x1b))" % MAX_BYTES)
 _PASTE = re.compile(rb"\x1b\[\?(?:[0-9]{1,5};){0,8}2004(?:;[0-9]{1,5}){0,8}([hl])")
 _UNFINISHED = re.compile(rb"\x1b(?:\](?:\d{1,5}(?:;[^\x07\x18\x1a\x1b]{0,%d}\x1b?)?)?|\[(?:\?[0-9;]{0,48})?)?\Z" % MAX_BYTES)
 _HINT = re.compile(rb"\x1b(?:\]|\[\?(?:[0-9]{1,5};){0,8}2004)")  # a search costs less than looking for the words

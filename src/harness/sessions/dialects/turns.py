@@ -37,7 +37,7 @@ class Turns:
         return message_id in self._sent
 
     def sent(self, message_id: str, text: str) -> None:
-        """A message is being typed."""
+        """A message is being submitted; one without text submits what is in the composer, which nobody here knows."""
         self._sent[message_id] = _compared(text)
 
     def withdrawn(self, message_id: str) -> None:
@@ -81,7 +81,8 @@ class Turns:
         same = [message_id for message_id, text in self._sent.items() if text == prompt]
         if same:
             return same[:1]
-        return [message_id for message_id, text in self._sent.items() if len(text) >= _ENOUGH and text in prompt]
+        within = [message_id for message_id, text in self._sent.items() if len(text) >= _ENOUGH and text in prompt]
+        return within or [message_id for message_id, text in self._sent.items() if not text][:1]
 
 
 def _compared(text: str) -> str:

@@ -21,14 +21,14 @@ async def earlier(store: Store, key: str) -> Session | None:
     return session if session.seq else None
 
 
-def carried(before: Session) -> list[Message]:
+def carried(before: Session, *, takes_once: bool) -> list[Message]:
     """The messages to queue again, in their order, under their own ids.
 
-    One that was on its way when the host died is sent again only if the program's own record can be read and does not
-    have it; nobody knows otherwise, and nothing is said twice.
+    One that was on its way when the host died is sent again only if the program takes the same id once (`takes_once`), or
+    if its own record can be read and does not have it; nobody knows otherwise, and nothing is said twice.
     """
     doubtful = [message.id for message in before.messages.values() if message.status is MessageStatus.UNKNOWN]
-    lost = _absent(Path(before.vendor_transcript), doubtful) if doubtful and before.vendor_transcript else frozenset[str]()
+    lost = frozenset(doubtful) if takes_once else _absent(Path(before.vendor_transcript or "/nowhere"), doubtful)
     return [
         message
         for message in before.messages.values()

@@ -197,6 +197,9 @@ class Digest:
 
     def _usage(self, now: Cumulative) -> list[Draft]:
         """The difference to what this vendor's session had counted before; counters that went back begin anew."""
+        if now.before:  # where it stood when this run took it over
+            self._counters[now.model] = now
+            return []
         before = self._counters.get(now.model, Cumulative(model=now.model))
         self._counters[now.model] = now
         counts = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")

@@ -343,7 +343,7 @@ class Host:
         if before is None:
             return
         self.digest.start_counters(carrying.counters(before))
-        for message in carrying.carried(before):
+        for message in carrying.carried(before, takes_once=self._setup.plan.takes_once):
             again = self._setup.again(message)
             await self.record(draft(facts.QUEUED, again), guards=(self._setup.place_in_inbox,))
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import parse_qsl
@@ -57,13 +58,12 @@ class Request:
         return not self.old and "close" not in self.headers.get("connection", "").lower()
 
 
-class Watched(asyncio.StreamReaderProtocol):
+class _Watched(asyncio.StreamReaderProtocol):
     """A stream that says at once when its client has closed its side, also while it is being answered."""
 
-    def __init__(self, connected: Callable[[Client], None]) -> None:
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        super().__init__(reader)
         self.gone = asyncio.Event()
-        reader = asyncio.StreamReader(limit=MAX_HEAD_BYTES)
-        super().__init__(reader, lambda reader, writer: connected(Client(reader, writer, self.gone)))
 
     def eof_received(self) -> bool | None:
         self.gone.set()
@@ -92,6 +92,14 @@ class Client:
         except TimeoutError:
             return
         raise Gone("the client left")
+
+    @classmethod
+    async def attend(cls, connection: socket.socket) -> Client:
+        """The client at the other end of an accepted connection."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=MAX_HEAD_BYTES, loop=loop)
+        transport, protocol = await loop.connect_accepted_socket(lambda: _Watched(reader), connection)
+        return cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop), protocol.gone)
 
     # -- requests
 
@@ -233,4 +241,6 @@ def _unpacked(body: bytes, encoding: str) -> bytes:
         raise BadRequest(400, f"the body is not {encoding}: {problem}") from problem
     if unpacker.unconsumed_tail:
         raise BadRequest(413, f"the body unpacks to more than {MAX_BODY_BYTES} bytes")
+    if not unpacker.eof:
+        raise BadRequest(400, f"the body is not {encoding}: it has no end")
     return unpacked

@@ -3,64 +3,84 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import msgspec
 
 from harness.sessions.mock_model.answering import Answer
 from harness.sessions.mock_model.asking import Asked
 from harness.sessions.mock_model.gates import Gates
-from harness.sessions.mock_model.http import Client, Gone, Request
+from harness.sessions.mock_model.http import Client
 from harness.sessions.mock_model.script import Turn
 from harness.sessions.mock_model.wire import Wire
 
 _EVENTS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 
 
-async def play(client: Client, request: Request, wire: Wire, gates: Gates, turn: Turn, asked: Asked, answer: Answer) -> None:
-    """Send an answer as its turn wants it: late, held, refused, in pieces, or not to its end."""
-    if turn.delay:
-        await client.pause(turn.delay)
-    if turn.hold:
-        await gates.passed(turn.hold, client)
-    failure = turn.failure
-    if turn.disconnect == "before":
-        client.cut()
-    elif failure is not None and not (failure.midstream and asked.stream):
-        await client.send(failure.status, encoded(wire.refusal(failure)), json_headers(turn.headers))
-    elif asked.stream:
-        await _stream(client, request, wire, turn, answer)
-    else:
-        await _whole(client, wire, turn, answer)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """One answer on its way; `finish` is called before its last bytes leave, so that whoever has them finds it on record."""
 
+    client: Client
+    wire: Wire
+    turn: Turn
+    asked: Asked
+    answer: Answer
+    chunked: bool
+    finish: Callable[[], None]
 
-async def _whole(client: Client, wire: Wire, turn: Turn, answer: Answer) -> None:
-    body = encoded(wire.whole(answer))
-    headers = json_headers(turn.headers)
-    if turn.disconnect is None:
-        await client.send(200, body, headers)
-        return
-    await client.begin(200, {**headers, "content-length": str(len(body))}, chunked=False)
-    await client.piece(body[: len(body) // 2])
-    client.cut()
+    async def play(self, gates: Gates) -> None:
+        """Send it as its turn wants it."""
+        turn, failure = self.turn, self.turn.failure
+        if turn.delay:
+            await self.client.pause(turn.delay)
+        if turn.hold:
+            await gates.passed(turn.hold, self.client)
+        if turn.disconnect == "before":
+            self.finish()
+            self.client.cut()
+        elif failure is not None and not (failure.midstream and self.asked.stream):
+            self.finish()
+            await self.client.send(failure.status, encoded(self.wire.refusal(failure)), json_headers(turn.headers))
+        elif self.asked.stream:
+            await self._stream()
+        else:
+            await self._whole()
 
+    async def _whole(self) -> None:
+        body = encoded(self.wire.whole(self.answer))
+        headers = json_headers(self.turn.headers)
+        if self.turn.disconnect is None:
+            self.finish()
+            await self.client.send(200, body, headers)
+            return
+        await self.client.begin(200, {**headers, "content-length": str(len(body))}, chunked=False)
+        await self.client.piece(body[: len(body) // 2])
+        self.finish()
+        self.client.cut()
 
-async def _stream(client: Client, request: Request, wire: Wire, turn: Turn, answer: Answer) -> None:
-    frames = list(wire.stream(answer))
-    broken = turn.failure is not None or turn.disconnect is not None
-    await client.begin(200, _identified({**_EVENTS, **turn.headers}), chunked=not request.old)
-    for number, data in enumerate(frames[: len(frames) // 2] if broken else frames):
-        if number and turn.chunk_delay:
-            await client.pause(turn.chunk_delay)
-        await client.piece(data)
-    if turn.failure is not None:
-        await client.piece(wire.broken(answer, turn.failure, len(frames) // 2))
-    if turn.disconnect is not None:
-        client.cut()
-    else:
-        with suppress(Gone):  # it has all that was said, and needs no more
-            await client.end()
+    async def _stream(self) -> None:
+        frames = self._frames()
+        await self.client.begin(200, _identified({**_EVENTS, **self.turn.headers}), chunked=self.chunked)
+        for number, data in enumerate(frames, 1):
+            if number > 1 and self.turn.chunk_delay:
+                await self.client.pause(self.turn.chunk_delay)
+            if number == len(frames):
+                self.finish()
+            await self.client.piece(data)
+        if self.turn.disconnect is not None:
+            self.client.cut()
+        else:
+            await self.client.end()
+
+    def _frames(self) -> list[bytes]:
+        """All of the stream, or its first half and what breaks it."""
+        frames = list(self.wire.stream(self.answer))
+        half = len(frames) // 2
+        if self.turn.failure is not None:
+            return [*frames[:half], self.wire.broken(self.answer, self.turn.failure, half)]
+        return frames if self.turn.disconnect is None else frames[:half]
 
 
 def json_headers(more: Mapping[str, str] | None = None) -> dict[str, str]:

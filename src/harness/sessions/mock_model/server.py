@@ -19,8 +19,8 @@ from harness.sessions.mock_model.asking import Asked, Malformed
 from harness.sessions.mock_model.chat import CHAT
 from harness.sessions.mock_model.choosing import Choice
 from harness.sessions.mock_model.control import PREFIX, administered
-from harness.sessions.mock_model.http import BadRequest, Client, Gone, Request, Watched
-from harness.sessions.mock_model.playing import encoded, json_headers, play
+from harness.sessions.mock_model.http import BadRequest, Client, Gone, Request
+from harness.sessions.mock_model.playing import Played, encoded, json_headers
 from harness.sessions.mock_model.recording import Received, kept_body, shown_headers, shown_path
 from harness.sessions.mock_model.responses import RESPONSES
 from harness.sessions.mock_model.script import Failure, Script, Turn, make_script
@@ -29,6 +29,7 @@ from harness.text import clipped
 
 LOOPBACK = "127.0.0.1"
 MAX_CLIENTS = 1_000
+_PAUSE_SECONDS = 0.5  # without new clients when no descriptor is free
 
 _WIRES = {"/messages": ANTHROPIC, "/responses": RESPONSES, "/chat/completions": CHAT}
 _SCENARIO = re.compile(r"/s/([A-Za-z0-9][A-Za-z0-9._-]{0,79})(/.*)?")
@@ -52,7 +53,7 @@ class MockModel:
         self._host = host
         self._port = port
         self._socket: socket.socket | None = None
-        self._clients: dict[asyncio.Task[None], Client] = {}
+        self._clients: dict[asyncio.Task[None], socket.socket] = {}
         self._thread: threading.Thread | None = None
         self._halt: Callable[[], None] = lambda: None
         self.told: Callable[[Received], None] = lambda _: None  # called after each request
@@ -143,13 +144,14 @@ class MockModel:
         listening = self._bind()
         loop = asyncio.get_running_loop()
         halted = asyncio.Event()
-        server = await loop.create_server(lambda: Watched(self._connected), sock=listening, backlog=128)
+        loop.add_reader(listening, self._accept, listening)
         self._halt = lambda: _call_in(loop, halted.set)
         try:
             ready()
             await halted.wait()
         finally:
-            server.close()
+            loop.remove_reader(listening)
+            listening.close()
             for task in self._clients:
                 task.cancel()
             await asyncio.gather(*self._clients, return_exceptions=True)
@@ -160,6 +162,7 @@ class MockModel:
             try:
                 found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
                 self._socket = socket.create_server(found[0][4][:2], family=found[0][0], backlog=128)
+                self._socket.setblocking(False)
             except OSError as problem:
                 self._stage.records.close()
                 reason = str(problem.strerror or problem).partition(" (while")[0]
@@ -169,23 +172,43 @@ class MockModel:
 
     # -- one connection
 
-    def _connected(self, client: Client) -> None:
-        if len(self._clients) >= MAX_CLIENTS:
-            client.cut()
+    def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            connection, _ = listening.accept()
+        except (BlockingIOError, ConnectionError):  # it left before we came
             return
-        task = asyncio.get_running_loop().create_task(self._attend(client))
-        self._clients[task] = client
+        except OSError:  # no descriptor is free: look again when some client may have left
+            loop.remove_reader(listening)
+            loop.call_later(_PAUSE_SECONDS, self._accept_again, listening)
+            return
+        if len(self._clients) >= MAX_CLIENTS:
+            connection.close()
+            return
+        task = loop.create_task(self._attend(connection))
+        self._clients[task] = connection
         task.add_done_callback(self._parted)
 
+    def _accept_again(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+
     def _parted(self, task: asyncio.Task[None]) -> None:
-        self._clients.pop(task).cut()
+        self._clients.pop(task).close()
         problem = None if task.cancelled() else task.exception()
         if problem is not None:
             context = {"message": "the scripted model failed to answer", "exception": problem}
             asyncio.get_running_loop().call_exception_handler(context)
 
-    async def _attend(self, client: Client) -> None:
+    async def _attend(self, connection: socket.socket) -> None:
         """Answer one client's requests until it leaves."""
+        client = await Client.attend(connection)
+        try:
+            await self._converse(client)
+        finally:
+            client.cut()
+
+    async def _converse(self, client: Client) -> None:
         try:
             while (request := await client.read()) is not None:
                 await self._answer(client, request)
@@ -215,19 +238,24 @@ class MockModel:
         except Malformed as problem:
             received = self._received(request, scenario, wire.name)
             failure = Failure(status=400, message=str(problem))
-            with self._recorded(received, "malformed"):
+            with self._recorded(received, "malformed") as finish:
+                finish()
                 await client.send(400, encoded(wire.refusal(failure)), json_headers())
             return
         choice = self._stage.choose(scenario, asked)
         answer = answer_to(choice.turn, asked)
         received = _with_answer(self._received(request, scenario, wire.name), asked, choice, answer)
-        with self._recorded(received, _outcome(choice.turn)):
-            await play(client, request, wire, self._stage.gates, choice.turn, asked, answer)
+        with self._recorded(received, _outcome(choice.turn)) as finish:
+            turn, chunked = choice.turn, not request.old
+            played = Played(client=client, wire=wire, turn=turn, asked=asked, answer=answer, chunked=chunked, finish=finish)
+            await played.play(self._stage.gates)
 
     async def _answer_aside(self, client: Client, request: Request, scenario: str, path: str) -> None:
         """What programs ask beside talking to a model; harmless answers."""
         protocol, status, body = answered_aside(request, path)
-        with self._recorded(self._received(request, scenario, protocol), "answered" if status == 200 else f"error {status}"):
+        outcome = "answered" if status == 200 else f"error {status}"
+        with self._recorded(self._received(request, scenario, protocol), outcome) as finish:
+            finish()
             await client.send(status, encoded(body), json_headers(), head_only=request.method == "HEAD")
 
     def _received(self, request: Request, scenario: str, protocol: str) -> Received:
@@ -243,20 +271,25 @@ class MockModel:
         )
 
     @contextmanager
-    def _recorded(self, received: Received, outcome: str) -> Generator[None]:
-        """Keep the request from now on, and say in the end what became of it."""
+    def _recorded(self, received: Received, outcome: str) -> Generator[Callable[[], None]]:
+        """Keep the request from now on; what became of it is said once, by the function that this gives or in the end."""
+
+        def finish(how: str = outcome) -> None:
+            if not received.outcome:
+                self._stage.records.finish(received, how)
+                self.told(received)
+
         self._stage.records.add(received)
         try:
-            yield
+            yield finish
         except Gone:
-            outcome = "client left"
+            finish("client left")
             raise
         except asyncio.CancelledError:
-            outcome = "stopped"
+            finish("stopped")
             raise
         finally:
-            self._stage.records.finish(received, outcome)
-            self.told(received)
+            finish()
 
 
 def _with_answer(received: Received, asked: Asked, choice: Choice, answer: Answer) -> Received:

@@ -12,6 +12,7 @@ from harness.sessions.rehearsal.flags import Plan
 from harness.sessions.rehearsal.stage import Journal, Turn, here
 
 SPIN_SECONDS = 0.1
+_LOOK_SECONDS = 0.01
 _MEGABYTE = 1 << 20
 GARBAGE = b"".join(
     (
@@ -110,6 +111,8 @@ def trouble(plan: Plan, journal: Journal, alive: Callable[[], None]) -> Turn:
     while plan.spins:
         alive()
         yield SPIN_SECONDS
+    while plan.holds and not os.path.exists(plan.holds):  # noqa: PTH110 - `pathlib` would cost more time than all the rest
+        yield _LOOK_SECONDS
     while plan.hangs:
         yield None
 

@@ -46,6 +46,7 @@ class Plan:
     repeats: int = -1
     pause: float = 0.02
     spins: bool = False
+    holds: str = ""
     hangs: bool = False
     freezes: bool = False
     dies: bool = False
@@ -150,6 +151,7 @@ _FAULTS: tuple[tuple[str, str, str, Callable[[str], object] | None], ...] = (
     ("limit", "S", "run into a usage limit that resets after so long", float),
     ("repeats", "N", "make the same tool call N times; 0: for ever", int),
     ("spins", "", "turn its spinner for ever", None),
+    ("holds", "FILE", "go on with the turn only when this file is there", str),
     ("hangs", "", "take the message and never answer", None),
     ("freezes", "", "stop in mid-turn and read nothing any more", None),
     ("dies", "", "end without a word in mid-turn", None),

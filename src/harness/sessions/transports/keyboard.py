@@ -10,6 +10,7 @@ from harness.errors import ProcessError, UsageError
 from harness.processes import Process
 
 ENTER = b"\r"
+INTERRUPT = b"\x03"
 _PASTE, _PASTE_END = b"\x1b[200~", b"\x1b[201~"
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _PIECE = 4096

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from harness.errors import UsageError
-from harness.processes import Process
+from harness.errors import NotFound, UsageError
+from harness.processes import Process, Size
+from harness.sessions.dialects.titles import Signal
 from harness.sessions.facts import Source, State
-from harness.sessions.reports import Outgoing, Reading, Receipt, Report
-from harness.sessions.transports.keyboard import ENTER, Keyboard, as_typed, check_text
+from harness.sessions.reports import Decision, Outgoing, Reading, Receipt, Report
+from harness.sessions.transports.keyboard import ENTER, INTERRUPT, Keyboard, as_typed, check_text
 from harness.sessions.transports.process_table import QUIET_SECONDS, ProcessTable
+from harness.sessions.transports.readings import Readings
+
+if TYPE_CHECKING:
+    from harness.sessions.dialects.screens import Look
+    from harness.sessions.transports.screen_watch import ScreenWatch
 
 _MAX_LINE = 4095  # of a terminal that hands over lines, with its end; the rest of a longer one is lost
 _FIRST_SECONDS = 0.001  # for bytes to pass from our side of the terminal to the other
@@ -27,50 +34,68 @@ _IDLE_LOOK_SECONDS = 5.0
 
 
 class LineProgram:
-    """Watches and feeds one line program. `tell` gets receipts, `read` readings."""
+    """See `Program`. `watch` makes what reads its screen, where the system does not tell what processes wait for."""
 
     def __init__(
-        self,
-        process: Process,
-        keyboard: Keyboard,
-        *,
-        tell: Callable[[Report], object],
-        read: Callable[[Reading], object],
-        source: Source = Source.PROCESS,
+        self, *, tell: Callable[[Report], object], watch: Callable[[Callable[[Look], object]], ScreenWatch] | None = None
     ) -> None:
-        """`source` is whose reading it is that a program works once it has read a line."""
-        self._process = process
-        self._keyboard = keyboard
         self._tell = tell
-        self._read = read
-        self._source = source
+        self._read = Readings(tell).read
         self._loop = asyncio.get_running_loop()
-        terminal = process.terminal
-        self._table = ProcessTable(process.pid, terminal) if terminal is not None else None
+        self._watch = None if watch is None else watch(lambda look: self._read(look.reading))
+        self._process: Process | None = None
+        self._keyboard: Keyboard | None = None
+        self._table: ProcessTable | None = None
         self._output_at = self._loop.time()
         self._wait = _FIRST_LOOK_SECONDS
         self._timer: asyncio.TimerHandle | None = None
         self._receipts: set[asyncio.Task[None]] = set()
         self._closed = False
+
+    def prepare(self, argv: tuple[str, ...]) -> tuple[str, ...]:
+        return argv
+
+    def begin(self, process: Process, keyboard: Keyboard) -> None:
+        self._process, self._keyboard = process, keyboard
+        terminal = process.terminal
+        self._table = ProcessTable(process.pid, terminal) if terminal is not None and self._watch is None else None
         self._look_in(self._wait)
 
-    def output(self) -> None:
-        """Something came from the program."""
+    def output(self, data: bytes) -> None:
         self._output_at = self._loop.time()
-        if self._wait > _FIRST_LOOK_SECONDS * 4:
+        if self._watch is not None:
+            self._watch.feed(data)
+        elif self._wait > _FIRST_LOOK_SECONDS * 4:
             self._look_soon()
 
-    def typed(self) -> None:
-        """Somebody typed."""
+    def signal(self, signal: Signal) -> None:
+        """Titles and statuses may be any program's that runs in it."""
+
+    def typed(self, data: bytes) -> None:
         self._look_soon()
 
-    @property
-    def at_prompt(self) -> bool:
-        """Whether it waits for a line right now."""
-        return self._state() is State.PROMPT
+    async def interrupt(self) -> bool:
+        """A prompt has nothing to interrupt."""
+        if self._keyboard is None or self._state() is State.PROMPT:
+            return False
+        async with self._keyboard.turn:
+            await self._keyboard.type(INTERRUPT)
+        self._look_soon()
+        return True
+
+    async def decide(self, request: str, decision: Decision) -> None:
+        raise NotFound(f"a plain command asks no leave, so nobody waits for an answer to {request!r}")
+
+    async def leave(self) -> bool:
+        """There is no way out that is safe to type: what is an exit for one program is a message to another."""
+        return False
+
+    def resize(self, size: Size) -> None:
+        if self._watch is not None:
+            self._watch.resize(size)
 
     def _state(self) -> State:
-        if self._table is None or self._process.terminal is None:
+        if self._table is None or self._process is None or self._process.terminal is None:
             return State.UNKNOWN
         return self._table.read(self._loop.time() - self._output_at).state
 
@@ -85,7 +110,7 @@ class LineProgram:
             self._timer = self._loop.call_later(seconds, self._look)
 
     def _look(self) -> None:
-        if self._table is None or self._process.terminal is None or self._closed:
+        if self._table is None or self._process is None or self._process.terminal is None or self._closed:
             return
         quiet = self._loop.time() - self._output_at
         reading = self._table.read(quiet)
@@ -99,6 +124,7 @@ class LineProgram:
 
     async def deliver(self, message: Outgoing) -> None:
         """Type a message. Raises `UsageError` for what such a terminal cannot take, `ProcessError` if nobody reads it."""
+        assert self._keyboard is not None
         check_text(message.text)
         bracketed = self._keyboard.bracketed and ("\n" in message.text or "\t" in message.text)
         data = b"" if message.only_submit else as_typed(message.text, bracketed=bracketed)
@@ -130,7 +156,7 @@ class LineProgram:
         seconds, seen = _FIRST_SECONDS, False
         while True:
             await asyncio.sleep(seconds)
-            waiting = self._process.input_waiting
+            waiting = self._process.input_waiting if self._process is not None else None
             if waiting is None:
                 return  # the program has exited
             seen = seen or waiting > 0 or self._output_at > began
@@ -138,12 +164,17 @@ class LineProgram:
                 break
             seconds = min(seconds * 2, _SLOWEST_RECEIPT_SECONDS)
         self._tell(Receipt(stage="accepted", message_id=message_id, proof="the program has read it from its terminal"))
-        self._read(Reading(state=State.BUSY, source=self._source, confidence=0.6, evidence="it has just read a line"))
+        source = Source.PROCESS if self._watch is None else Source.SCREEN
+        self._read(Reading(state=State.BUSY, source=source, confidence=0.6, evidence="it has just read a line"))
         self._look_soon()
+        if self._watch is not None:
+            self._watch.feed(b"")  # so that it looks again
 
     def close(self) -> None:
         """Stop watching. Idempotent."""
         self._closed = True
+        if self._watch is not None:
+            self._watch.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -118,7 +118,7 @@ class PipesTransport:
         process = self._process
         if process is None or process.exit is not None or not self._spec.input:
             return False
-        data = self._dialect.finish()
+        data = self._dialect.interrupt() + self._dialect.finish()  # else it would finish its turn first
         if data:
             await self._write(data)
         process.close_input()

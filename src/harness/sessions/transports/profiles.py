@@ -11,10 +11,10 @@ from typing import Literal
 
 import msgspec
 
-from harness.sessions.dialects.screens import find_rules
+from harness.sessions.dialects.rule_files import find_rules
 from harness.sessions.transports import process_table
 
-_ESCAPE, _CLEAR_LINE, _END_OF_FILE, _INTERRUPT = b"\x1b", b"\x15", b"\x04", b"\x03"
+_ESCAPE, _CLEAR_LINE, _END_OF_FILE = b"\x1b", b"\x15", b"\x04"
 _CAN = frozenset({"interrupt", "receipts", "messages", "screen"})
 
 
@@ -27,7 +27,7 @@ class TerminalProfile(msgspec.Struct, frozen=True, kw_only=True):
     answers_status: bool = False  # its question whether we understand the Program Status Protocol
     enter_after_seconds: float = 0.0  # between a text and Enter
     clear: bytes = b""  # what empties the line that is being typed
-    interrupt: bytes = _INTERRUPT
+    interrupt: bytes = b""  # what ends the turn under way
     leave: tuple[bytes, ...] = ()  # typed one after the other at an idle prompt; none: it has no exit that is safe to type
     can: frozenset[str] = _CAN
 

@@ -19,6 +19,7 @@ from harness.sessions.dialects.screens import Ask, Look
 from harness.sessions.dialects.turns import Outcome, Turns
 from harness.sessions.facts import Source, State
 from harness.sessions.reports import ApprovalAsked, ApprovalSettled, Reading, Report
+from harness.sessions.transports.readings import Readings
 
 _SURE = 0.8
 _SETTLES_SECONDS = 1.0  # after which a question that is no longer shown was answered at the terminal
@@ -39,7 +40,7 @@ class Senses:
         self.entered = False  # somebody has pressed Enter since the last turn began
         self._tell = tell
         self._loop = asyncio.get_running_loop()
-        self._last: dict[Source, tuple[State, str, float]] = {}
+        self.read = Readings(tell).read
         self._status: ProgramStatus | None = None
         self._dialog: Reading | None = None  # that the screen shows
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -48,15 +49,6 @@ class Senses:
         self._thread = ""
 
     # Telling
-
-    def read(self, reading: Reading) -> None:
-        """Tell a reading if its source said something else before."""
-        now = (reading.state, reading.detail, reading.confidence)
-        before = self._last.get(reading.source)
-        if now == before or (before is None and reading.state is State.UNKNOWN):
-            return
-        self._last[reading.source] = now
-        self._tell(reading)
 
     def tell(self, reports: list[Report]) -> None:
         """Tell reports in order, readings only where they are new."""

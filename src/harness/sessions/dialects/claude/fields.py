@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import cast
@@ -75,9 +74,9 @@ def texts(of: Object, name: str) -> tuple[str, ...]:
 
 
 def number(of: Object, name: str) -> float | None:
-    """A field that is a finite number."""
+    """A field that is a number of a size that JavaScript can count to."""
     value = of.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _MAX_COUNT or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _MAX_COUNT:
         return None
     return float(value)
 

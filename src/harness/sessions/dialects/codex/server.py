@@ -160,7 +160,7 @@ class CodexServer:
         if method == "turn/started" and (turn := self._thread.turns.active) is not None and turn.cut:
             replies.append(self._interrupt(turn.id))
         if method == "turn/completed":
-            reports += self._withdrawn(text(part(params, "turn"), "id"))
+            reports = [*self._withdrawn(text(part(params, "turn"), "id")), *reports]
             if self._thread.left_running:
                 replies.append(self._call("thread/backgroundTerminals/list", {"threadId": self._thread.id}))
         return Step(reports=tuple(reports), replies=tuple(replies))

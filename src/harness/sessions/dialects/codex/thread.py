@@ -234,6 +234,8 @@ class Thread:
         turn = self.turns.known(turn_id)
         if kind == "userMessage":
             return self._user_message(item, turn)
+        if kind == "subAgentActivity":
+            self._agents.activity(item)
         if kind == "fileChange" and len(self._items) < _MAX_ITEMS:
             self._items[id_] = item
         if kind == "commandExecution" and not agent and len(self._background) < _MAX_ITEMS:
@@ -253,8 +255,6 @@ class Thread:
         self._background.discard(id_)
         if kind == "agentMessage" and turn is not None:
             turn.last_words = brief(text(item, "text"), _SUMMARY)
-        if kind == "subAgentActivity":
-            self._agents.activity(item)
         told = item_of(item, turn_id, agent)
         reports: list[Report] = [told if told is not None else self._strange(item)]
         if turn is not None and id_ in turn.calls:
