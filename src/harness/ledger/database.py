@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -138,6 +137,8 @@ def _migrate(connection: sqlite3.Connection) -> None:
     try:
         version = _pragma(connection, "user_version")
         if version == 0 and not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            from importlib import resources  # with all that it loads, needed once in a ledger's life
+
             script = resources.files("harness.ledger").joinpath("schema.sql").read_text()
             for statement in script.split(";\n"):
                 connection.execute(statement)

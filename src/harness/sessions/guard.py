@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Generator
+from importlib import import_module
 from types import FrameType
 
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
@@ -57,8 +58,8 @@ def _run_host(will: int) -> None:
     code = 1
     try:
         with _without("ssl", "typing_extensions"):
-            pass
-
+            for name in ("asyncio", "msgspec"):
+                import_module(name)
         from harness.sessions.host.main import run
 
         code = run(request=os.dup(0), answer=os.dup(1), will=will, guard_pid=os.getppid())

@@ -35,7 +35,7 @@ from harness.wake import Listener
 if TYPE_CHECKING:
     from harness.sessions.host.setup import Setup
 
-_LOOK_SECONDS = 5.0  # a writer may have died before it rang
+_LOOK_SECONDS = 20.0  # a writer may have died before it rang
 _RECEIPT_US = 30_000_000  # what was written and shows no sign for so long will show none
 _TAIL_BYTES = 4096
 _REST_GRACE_SECONDS = 2.0  # for what an agent that has exited by itself leaves behind
