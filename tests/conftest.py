@@ -183,6 +183,12 @@ class Hosted:
                         return event
         raise AssertionError(f"the session ended without {type_}")
 
+    async def reached(self, launched: Launched, message_id: str, *statuses: str) -> Message:
+        """A message once it stands at one of these, or the session is over."""
+        async with asyncio.timeout(self.PATIENCE_SECONDS):
+            until = {MessageStatus(each) for each in statuses}
+            return await self.sessions.message(launched.key, message_id, until=until)
+
     async def said(self, launched: Launched, text: str, *statuses: str, **how: Any) -> Message:
         """Send a message and wait until it stands at one of these (done, if none is named)."""
         async with asyncio.timeout(self.PATIENCE_SECONDS):

@@ -28,12 +28,11 @@ async def test_01_a_busy_agent_that_shows_a_prompt_gets_nothing_typed_into_its_t
     program = hosted.twin("claude", "--shows-prompt", "--work", "1.5", "--turn", "1", "--journal", str(journal))
     agent = await hosted.launch(program, mode="pty")
     first = await hosted.sessions.send(agent.key, "work on it")
-    await hosted.sessions.message(agent.key, first, until={MessageStatus.ACCEPTED})
+    await hosted.reached(agent, first, "accepted")
 
     waiting = [await hosted.sessions.send(agent.key, f"message {number}") for number in range(3)]
     during = [event.type for event in await hosted.events(agent) if event.type == facts.WRITTEN]
-    async with asyncio.timeout(40):
-        await hosted.sessions.message(agent.key, waiting[-1], until={MessageStatus.DONE})
+    await hosted.reached(agent, waiting[-1], "done")
 
     assert len(during) == 1
     told = [
@@ -69,8 +68,7 @@ async def test_03_a_send_that_timed_out_is_never_delivered(hosted: Hosted) -> No
     await hosted.state(agent, "busy")
 
     code, _, errors = await hosted.command("send", "--id", agent.id, "--timeout", "0.3", "too late")
-    async with asyncio.timeout(20):
-        await hosted.sessions.message(agent.key, first, until={MessageStatus.DONE})
+    await hosted.reached(agent, first, "done")
     after = await hosted.said(agent, "after")
 
     assert code == 124

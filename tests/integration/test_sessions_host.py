@@ -144,7 +144,7 @@ async def test_messages_wait_for_the_prompt_and_keep_their_order(hosted: Hosted)
 
     async with asyncio.timeout(30):
         for id_ in ids:
-            await hosted.sessions.message(agent.key, id_, until={MessageStatus.DONE})
+            await hosted.reached(agent, id_, "done")
 
     read = [line for line in journal.read_text().splitlines() if '"message ' in line]
     assert [number for line in read for number in range(4) if f"message {number}" in line] == [0, 1, 2, 3]
@@ -160,8 +160,7 @@ async def test_an_interrupting_message_ends_the_turn_and_a_steering_one_joins_it
 
     steered = await hosted.said(agent, "and this", "accepted", "done", placing=Placing.STEER)
     await hosted.sessions.interrupt(agent.key, by="test")
-    async with asyncio.timeout(20):
-        over = await hosted.sessions.message(agent.key, first, until={MessageStatus.DONE, MessageStatus.FAILED})
+    over = await hosted.reached(agent, first, "done", "failed")
 
     assert steered.status in (MessageStatus.ACCEPTED, MessageStatus.DONE)
     assert not over.open
@@ -176,8 +175,7 @@ async def test_an_approval_is_asked_and_given_and_denied_after_its_deadline(host
     blocked = await hosted.state(agent, "blocked")
 
     await hosted.sessions.decide(agent.key, asked.request, allow=True, by="anna")
-    async with asyncio.timeout(20):
-        await hosted.sessions.message(agent.key, allowed, until={MessageStatus.DONE})
+    await hosted.reached(agent, allowed, "done")
 
     decided = (await hosted.until(agent, facts.APPROVAL_DECIDED)).load(facts.ApprovalDecided)
     assert (decided.decision, decided.by) == ("allow", "anna")
@@ -303,8 +301,7 @@ async def test_messages_that_never_arrived_go_on_with_the_session(hosted: Hosted
     await hosted.ended(agent)
 
     again = await hosted.rehearse("claude", "--journal", str(journal), follows=agent.key, **CLAUDE)
-    async with asyncio.timeout(20):
-        message = await hosted.sessions.message(again.key, waiting, until={MessageStatus.DONE})
+    message = await hosted.reached(again, waiting, "done")
 
     assert message.status is MessageStatus.DONE
     assert journal.read_text().count("waiting one") >= 1

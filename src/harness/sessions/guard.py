@@ -19,7 +19,13 @@ _MAX_DEED = 65536
 
 
 def main() -> int:
-    """Start the host, which reads its request from stdin and answers on stdout, and stay until all is over."""
+    """Start the host, which reads its request from stdin and answers on stdout, and stay until all is over.
+
+    The process that was started ends at once, so that nobody has to reap us; the first line on stdout is our pid.
+    """
+    if os.fork():
+        os._exit(0)
+    os.write(1, b"%d\n" % os.getpid())
     _become_subreaper()
     _restore_path()
     deed, will = os.pipe()  # what the host has taken on is told here, for whoever has to bury it

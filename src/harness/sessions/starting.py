@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -98,7 +99,7 @@ class Launching:
     def __init__(self, *, environment: Mapping[str, str] | None = None, name: str = "") -> None:
         given = dict(os.environ if environment is None else environment)
         told = {word: value for word, value in given.items() if word not in INHERITED and word not in _OURS}
-        self._guard = subprocess.Popen(
+        self._started = subprocess.Popen(
             [sys.executable, "-m", "harness.sessions.guard", *([name] if name else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -113,28 +114,26 @@ class Launching:
         Raises `UsageError` for a bad request, `ProcessError` if the program cannot be started or nothing is registered
         in time, `AgentDied` if it ended at once, `HarnessError` naming the pid if the id is in use. Nothing is left then.
         """
-        guard = self._guard
+        guard = self._started
         assert guard.stdin is not None
         assert guard.stdout is not None
         with guard.stdin, guard.stdout:
             with contextlib.suppress(BrokenPipeError):
                 guard.stdin.write(json.dumps(asdict(request)).encode())
                 guard.stdin.close()
-            answer = _answer(guard.stdout.fileno(), request.timeout_seconds)
-        if answer is None:
-            self.abandon()
+            lines = _lines(guard.stdout.fileno(), 2, request.timeout_seconds)
+        guard.wait()
+        if lines is None:
             raise ProcessError(f"no session was registered within {request.timeout_seconds:g} s; what was started is ended")
-        guard.returncode = 0  # it is on its own from here: never waited for
-        return _read(answer)
+        return _read(lines[-1])
 
     def abandon(self) -> None:
-        """Nothing is to be started after all. Idempotent."""
-        guard = self._guard
-        for pipe in (guard.stdin, guard.stdout):
+        """Nothing is to be started after all: without a request the host ends by itself. Idempotent."""
+        for pipe in (self._started.stdin, self._started.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-        _give_up(guard)
+        self._started.wait()
 
 
 def launch(request: LaunchRequest, *, environment: Mapping[str, str] | None = None) -> Launched:
@@ -155,28 +154,30 @@ def _importable(environment: dict[str, str]) -> dict[str, str]:
     return environment
 
 
-def _answer(descriptor: int, seconds: float) -> bytes | None:
-    """The one line that the host says; empty if it ended without a word, None if the time is over."""
+def _lines(descriptor: int, count: int, seconds: float) -> list[bytes] | None:
+    """The guard's pid and the host's answer; None if the time is over, and then they are told to end.
+
+    Fewer lines if they ended without a word.
+    """
     deadline = time.monotonic() + seconds
     held = b""
-    while not held.endswith(b"\n") and len(held) < ANSWER_BYTES:
+    while held.count(b"\n") < count and len(held) < ANSWER_BYTES:
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+            _give_up(held)
             return None
         part = os.read(descriptor, 65536)
         if not part:
             break
         held += part
-    return held
+    return held.splitlines() or [b""]
 
 
-def _give_up(guard: subprocess.Popen[bytes]) -> None:
+def _give_up(held: bytes) -> None:
     """The guard ends its host and all that it has started when it is asked to."""
-    guard.terminate()
-    try:
-        guard.wait(10)
-    except subprocess.TimeoutExpired:
-        guard.kill()
+    if b"\n" in held:
+        with contextlib.suppress(ProcessLookupError, ValueError):
+            os.kill(int(held.split(b"\n")[0]), signal.SIGTERM)
 
 
 def _read(line: bytes) -> Launched:
