@@ -517,6 +517,49 @@ def test_an_interrupt_before_the_turn_has_an_id_is_said_when_it_has_begun() -> N
     assert [reply(each)["method"] for each in step.replies] == ["turn/interrupt"]
 
 
+def test_a_turn_that_has_an_id_and_has_not_begun_is_no_prompt() -> None:
+    """The thread is called idle still; an interrupt asks how it is, and is said when the turn has begun."""
+    dialect = ready()
+    dialect.message(Outgoing(message_id="m-1", text="go"))
+    say(dialect, id=2, result={"turn": {"id": "u"}})
+
+    asking = reply(dialect.interrupt())
+    answered = say(dialect, id=asking["id"], result={"thread": {"id": "t", "status": {"type": "idle"}}})
+    begun = say(dialect, method="turn/started", params={"threadId": "t", "turn": {"id": "u"}})
+
+    assert asking["method"] == "thread/read"
+    assert states(answered.reports) == []
+    assert [reply(each)["method"] for each in begun.replies] == ["turn/interrupt"]
+
+
+def test_a_command_that_never_ran_does_not_go_on() -> None:
+    """An interrupt drops what waited for leave without a word; the program's list of what runs tells."""
+    dialect = busy()
+    tell(dialect, "item/started", turnId="u", item={"type": "commandExecution", "id": "i", "command": "ls"})
+    dialect.interrupt()
+    status(dialect, "idle")
+    ended = say(dialect, method="turn/completed", params={"threadId": "t", "turn": {"id": "u", "status": "interrupted"}})
+    listing = reply(ended.replies[0])
+    step = say(dialect, id=listing["id"], result={"data": [], "nextCursor": None})
+    tell(dialect, "turn/started", turn={"id": "v"})
+    status(dialect, "idle")
+
+    following = tell(dialect, "turn/completed", turn={"id": "v", "status": "completed"})
+
+    assert listing["method"] == "thread/backgroundTerminals/list"
+    assert step.replies == ()
+    assert not of(TurnCompleted, following)[0].more
+
+
+def test_a_turn_that_ends_in_a_tool_is_in_no_tool() -> None:
+    """The item is never said to be over, or only long after."""
+    dialect = busy()
+    tell(dialect, "item/started", turnId="u", item={"type": "commandExecution", "id": "i", "command": "ls"})
+    status(dialect, "idle")
+
+    assert Progress(what="tool", in_tool=False) in end(dialect, "interrupted")
+
+
 def test_an_answer_to_nobody_is_an_error() -> None:
     """A request is answered once."""
     dialect = busy()
@@ -785,8 +828,13 @@ def test_the_status_of_another_thread_is_not_ours() -> None:
     status(dialect, "idle")
     ended = end(dialect)
 
+    tell(dialect, "thread/status/changed", threadId="other", status={"type": "idle"})
+    tell(dialect, "turn/started", turn={"id": "v"})
+    last = tell(dialect, "turn/completed", turn={"id": "v", "status": "completed"})
+
     assert states(told) == []
     assert of(TurnCompleted, ended)[0].more
+    assert not of(TurnCompleted, last)[0].more
 
 
 @pytest.mark.parametrize(
@@ -985,7 +1033,7 @@ def test_a_plan_is_told_with_what_is_done() -> None:
 
 def run(name: str) -> list[Report]:
     """A recorded run of `codex exec`."""
-    dialect = CodexExec(message_id="m-1", model="gpt")
+    dialect = CodexExec(message_id="m-1", model="gpt", resumed=name == "exec_resume")
     return [report for line in lines(name) for report in dialect.feed(json.dumps(line).encode()).reports]
 
 
@@ -1011,6 +1059,8 @@ def test_exec_counts_on_over_a_resume() -> None:
 
     assert of(Identified, first) == of(Identified, second)
     assert of(Cumulative, second)[0].input_tokens > of(Cumulative, first)[0].input_tokens
+    assert [noted.kind for noted in of(Noted, second)] == ["usage"]
+    assert of(Noted, first) == []
 
 
 def test_exec_tells_an_error_from_a_limit_by_its_words() -> None:

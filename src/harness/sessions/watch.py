@@ -17,6 +17,7 @@ import msgspec
 
 from harness.sessions import facts
 from harness.sessions.facts import Mode, State
+from harness.sessions.published import exit_code
 from harness.sessions.reports import Progress
 from harness.sessions.watch_actions import (
     Action,
@@ -57,11 +58,11 @@ class Rung(Enum):
 
 _RUNNING = frozenset({State.STARTING, State.BUSY, State.UNKNOWN})
 _PROGRESS_ITEMS = frozenset({"text", "tool", "file", "plan", "compaction", "reasoning"})
-_NO_SIGN = (
-    facts.StopRequested, facts.InterruptRequested, facts.ProbeRequested, facts.Queued, facts.Stalled, facts.Resumed,
-    facts.Escalated, facts.Noted, facts.GitObserved, facts.StateChanged, facts.StateDisputed,
+_SIGNS = (
+    facts.Started, facts.Identified, facts.TurnStarted, facts.TurnCompleted, facts.ItemCompleted, facts.Usage, facts.Retried,
+    facts.Limited, facts.ApprovalRequested, facts.Unrecognised,
 )  # fmt: skip
-"""What we do, or its host says, is no sign of life of the agent."""
+"""What the agent itself is behind; what we do, or its host says, is no sign of life."""
 
 
 class Watch:
@@ -107,7 +108,7 @@ class Watch:
             case facts.Exited():
                 self._exited = seen
             case _:
-                if not (isinstance(seen, _NO_SIGN) or (isinstance(seen, facts.Moved) and not seen.receipt)):
+                if isinstance(seen, _SIGNS) or (isinstance(seen, facts.Moved) and seen.receipt):
                     self._clocks.output = self._clocks.answered = at
                 self._take(seen, at)
 
@@ -310,7 +311,7 @@ class Watch:
 
     def _climb(self, stall: Stall, now: Moment) -> Action:
         """The next rung that there is."""
-        if self.rung is Rung.GROUND:
+        if self.rung is Rung.GROUND and stall.clock != "repeats":
             return Probe(stall)
         if self.state in (State.UNKNOWN, State.LIMITED):
             return Park(f"its state is not known: {stall.reason}", stall)
@@ -343,7 +344,8 @@ class Watch:
             if self.rung is Rung.RESUMED and "fresh" in self.means:
                 return Fresh(stall, self.resumes + 1)
             return Park(f"nothing is left to try: {stall.reason}", stall)
-        return Finished(str(exited.reason), exit_code(exited))
+        code = exit_code(exited)
+        return Finished(str(exited.reason), 1 if code is None else code)
 
     # -- having done
 
@@ -391,11 +393,3 @@ _REASONS: dict[Clock, str] = {
     "exit": "it ended before it had made any progress",
     "limit": "it has been held by a limit for {time}",
 }
-
-
-def exit_code(exited: facts.Exited) -> int:
-    """The agent's code; 128 and the signal that ended it; 1 if nobody knows."""
-    if exited.code is not None and exited.code >= 0:
-        return exited.code
-    number = exited.signal or (-exited.code if exited.code is not None else 0)
-    return 128 + number if number else 1

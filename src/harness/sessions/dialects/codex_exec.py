@@ -17,12 +17,13 @@ from harness.sessions.reports import Decision, Outgoing, Progress, Reading, Rece
 
 _RAW = 2_000
 _MAX_KINDS = 256
+_COUNTED = "these tokens are the thread's, with those of its earlier turns; what this turn alone used is not told"
 _TRIES_AGAIN = re.compile(r"Reconnecting\.\.\. \d+/\d+")
 _LIMITED = re.compile(r"hit your usage limit|quota exceeded|usage limit (?:has been )?reached", re.IGNORECASE)
 
 
 class CodexExec:
-    """See `LineDialect`. `message_id` is that of the prompt, where it has one; receipts are of it."""
+    """See `LineDialect`. `message_id` is the prompt's, where it has one; `resumed`: the thread had turns before."""
 
     can = frozenset({"receipts", "usage", "resume"})
 
@@ -81,7 +82,8 @@ class CodexExec:
                 return self._begun()
             case "turn.completed":
                 total = tokens_of(part(said, "usage"), self._model, self._turn)
-                return [total, *self._over("success", "")]
+                counted = (Noted(kind="usage", text=_COUNTED),) if self._resumed else ()
+                return [total, *counted, *self._over("success", "")]
             case "turn.failed":
                 error = brief(text(part(said, "error"), "message"), _RAW)
                 return self._over("limit" if _LIMITED.search(error) else "error", error)

@@ -196,6 +196,8 @@ class ScreenReader:
 
     def look(self, snapshot: Snapshot) -> Look:
         """What the screen says; unknown if no rule knows it."""
+        used = next((row for row in range(len(snapshot.lines), 0, -1) if snapshot.lines[row - 1]), 0)
+        snapshot = Snapshot(lines=snapshot.lines[:used], cursor=snapshot.cursor, whole=snapshot.whole)
         box = self._find_composer(snapshot.lines)
         regions = _Regions(snapshot, box)
         written = regions.get("composer") if box is not None else None
@@ -218,7 +220,7 @@ class ScreenReader:
 
     def _find_box(self, lines: Sequence[str]) -> tuple[int, int] | None:
         bottom = _lowest_ruled(lines)
-        if bottom < 0 or len(lines) - bottom - 1 > _MAX_FOOTER:
+        if bottom < 0 or _used(lines) - bottom - 1 > _MAX_FOOTER:
             return None
         top = _lowest_ruled(lines[:bottom])
         if top < 0 or bottom - top > _MAX_COMPOSER or top + 1 == bottom:
@@ -235,7 +237,7 @@ class ScreenReader:
         start = starts[-1]
         footers = (row for row in range(start + 1, len(lines)) if self._footer is not None and self._footer.match(lines[row]))
         end = next(footers, None)
-        if end is None or len(lines) - end > _MAX_FOOTER:
+        if end is None or _used(lines) - end > _MAX_FOOTER:
             return None
         while end > start + 1 and not lines[end - 1]:
             end -= 1
@@ -251,6 +253,11 @@ class ScreenReader:
         if not first[match.end() :].strip():
             return not any(line.strip() for line in snapshot.lines[box[0] + 1 : box[1]])
         return row == box[0] and column <= match.end() + (0 if match[0].endswith(" ") else 1)
+
+
+def _used(lines: Sequence[str]) -> int:
+    """How many rows there are down to the last one that has anything: a program may begin at the top of its window."""
+    return next((row + 1 for row in range(len(lines) - 1, -1, -1) if lines[row]), 0)
 
 
 def _ruled(line: str) -> bool:

@@ -30,7 +30,7 @@ _SURE_SECONDS = 0.006  # after which nothing waiting means that it was read, eve
 _SLOWEST_RECEIPT_SECONDS = 0.1
 _FIRST_LOOK_SECONDS = 0.005
 _SLOWEST_LOOK_SECONDS = 0.25
-_IDLE_LOOK_SECONDS = 5.0
+_IDLE_LOOK_SECONDS = 20.0
 
 
 class LineProgram:

@@ -221,7 +221,8 @@ class CodexServer:
                 self._ready = True
                 return Step(reports=tuple(thread.opened(result, call.method)))
             case "thread/read":
-                return Step(reports=(Progress(what="heartbeat"), *(() if self._starting else thread.read(part(result, "thread")))))
+                told = () if self._starting else thread.read(part(result, "thread"))
+                return Step(reports=(Progress(what="heartbeat"), *told))
             case "turn/start":
                 cut, self._starting, self._cut_next = self._cut_next, "", False
                 return Step(reports=tuple(thread.started(text(part(result, "turn"), "id"), call.message_id, cut=cut)))
