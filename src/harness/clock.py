@@ -5,9 +5,10 @@ from __future__ import annotations
 import heapq
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import anyio
+if TYPE_CHECKING:
+    import anyio
 
 MICROSECONDS = 1_000_000
 
@@ -38,7 +39,9 @@ class SystemClock:
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        await anyio.sleep(seconds)
+        import asyncio
+
+        await asyncio.sleep(seconds)
 
 
 class VirtualClock:
@@ -62,6 +65,8 @@ class VirtualClock:
             heapq.heappop(self._sleepers)[2].set()
 
     async def sleep(self, seconds: float) -> None:
+        import anyio.lowlevel
+
         if seconds <= 0:
             await anyio.lowlevel.checkpoint()
             return

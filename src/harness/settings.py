@@ -17,10 +17,10 @@ from typing import Annotated, Any, TypeVar, cast, get_origin
 
 import msgspec
 
+from harness import home as home_names
 from harness.errors import HarnessError, UsageError
+from harness.home import CONFIG_NAME, HOME_NAME
 
-CONFIG_NAME = "harness.toml"
-HOME_NAME = ".harness"
 SECTIONS = ("agent", "envelope", "invariants", "monitor", "services", "sessions", "slos", "web")
 SCALARS = ("database",)
 _PREFIX = "HARNESS_"
@@ -315,22 +315,7 @@ def load_settings(
 
 def find_root(start: Path) -> Path:
     """The project's root, found upwards as git finds its own; of a linked worktree it is the main worktree's."""
-    for folder in (start, *start.parents):
-        if (folder / HOME_NAME).is_dir() or (folder / CONFIG_NAME).is_file() or (folder / ".git").is_dir():
-            return folder
-        if (folder / ".git").is_file():
-            return _main_worktree(folder)
-    return start
-
-
-def _main_worktree(folder: Path) -> Path:
-    """A linked worktree's `.git` file names its folder inside the main one; a submodule's has no `commondir`."""
-    try:
-        kept = folder / (folder / ".git").read_text(encoding="utf-8").partition("gitdir:")[2].strip()
-        common = (kept / (kept / "commondir").read_text(encoding="utf-8").strip()).resolve()
-    except (OSError, UnicodeDecodeError):
-        return folder
-    return common.parent if common.name == ".git" else folder
+    return Path(home_names.find_root(str(start)))
 
 
 def prepare_home(home: Path) -> Path:

@@ -226,7 +226,7 @@ async def test_12_frozen_hosts_do_not_slow_status(hosted: Hosted) -> None:
     for each in agents:
         os.kill(each.host_pid, signal.SIGSTOP)
     try:
-        code, output, _ = await hosted.command("status", "--json")
+        code, output, _ = await hosted.command("status", "--all", "--json")
     finally:
         for each in agents:
             os.kill(each.host_pid, signal.SIGCONT)

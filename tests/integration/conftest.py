@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,15 +14,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import pytest
 
 from harness.clock import Clock, SystemClock, VirtualClock
 from harness.kernel.providers import port_from
-from harness.ledger import Event, SQLiteStore, Write
+from harness.ledger import Draft, Event, Guard, Reserve, SQLiteStore, Store, Unique, Write
+from harness.processes import Identity
 from harness.recovery import Declarations, Service, Supervisor, facts
 from harness.recovery.declarations import Envelope, TargetEnvelope
 from harness.recovery.facts import ActionKind, Level
 from harness.recovery.supervisor.launch import home_tag
+from harness.sessions import facts as session_facts
+from harness.sessions import ids as session_ids
+from harness.sessions.closing import last_events
+from harness.sessions.record import folded
+from harness.sessions.view import SESSIONS_VIEW
 from harness.settings import prepare_home
 
 PATIENCE_SECONDS = 20.0
@@ -211,3 +221,116 @@ async def connect(kind: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[C
     yield connect
     for port in made:
         await port.close()
+
+
+class Pretended:
+    """A run of a session that only the ledger knows: what its host would have written, written by a test."""
+
+    def __init__(self, store: Store, key: str, guard: subprocess.Popen[bytes]) -> None:
+        self.store = store
+        self.key = key
+        self.guard = guard
+
+    @property
+    def id(self) -> str:
+        return self.key.partition("@")[0]
+
+    async def tell(self, *told: tuple[str, msgspec.Struct], guards: tuple[Guard, ...] = ()) -> list[Event]:
+        """Write events of these types to its stream."""
+        drafts = tuple(Draft(type=type_, payload=payload) for type_, payload in told)
+        return list((await self.store.append(Write(f"session/{self.key}", drafts), guards=guards)).events)
+
+    async def move(self, type_: str, message_id: str, **values: str) -> list[Event]:
+        """Move a message on, as the host does: what leaves the queue gives its place back."""
+        leaves = type_ in (session_facts.WRITTEN, session_facts.EXPIRED, session_facts.DROPPED)
+        room = (Reserve(session_facts.inbox_counter(self.key), -1),) if leaves else ()
+        return await self.tell((type_, session_facts.Moved(message_id=message_id, **values)), guards=room)
+
+    async def state(self, state: str, source: str = "hook", detail: str = "", confidence: float = 0.9) -> list[Event]:
+        """Change its state."""
+        told = session_facts.StateChanged(
+            state=session_facts.State(state), source=session_facts.Source(source), confidence=confidence, detail=detail
+        )
+        return await self.tell((session_facts.STATE_CHANGED, told))
+
+    async def exit(self, reason: str = "success", code: int | None = 0, **values: Any) -> list[Event]:
+        """End it in good order."""
+        exited = session_facts.Exited(reason=session_facts.ExitReason(reason), code=code, **values)
+        stream = session_facts.stream_of(self.key)
+        known = folded(self.key, await self.store.read(stream))
+        drafts, guards = last_events(known, exited, self.store.clock.now_us())
+        return list((await self.store.append(Write(stream, drafts), guards=guards)).events)
+
+    def kill_guard(self) -> None:
+        """As if somebody had killed its guard and its host."""
+        self.guard.kill()
+        self.guard.wait(PATIENCE_SECONDS)
+
+
+@pytest.fixture
+def pretend() -> Iterator[Callable[..., Any]]:
+    """Makes sessions that only the ledger knows; each has a real process as its guard, which ends with the test."""
+    guards: list[subprocess.Popen[bytes]] = []
+
+    async def start(store: Store, id_: str = "w1", *, cli: str = "claude", **values: Any) -> Pretended:
+        guards.append(subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL))
+        guard = Identity.of(guards[-1].pid)
+        session = Pretended(store, session_ids.new_key(id_), guards[-1])
+        given = {
+            "mode": session_facts.Mode.PTY, "argv": (cli,), "cwd": "/work/repo", "repo": "/work/repo",
+            "machine": session_ids.machine(), "guard_pid": guard.pid, "guard_started": guard.started,
+            "host_pid": guard.pid, "host_started": guard.started, **values,
+        }  # fmt: skip
+        claimed = session_facts.Claimed(id=id_, cli=cli, **given)
+        started = session_facts.Started(pid=guard.pid, started=guard.started)
+        events = ((session_facts.CLAIMED, claimed), (session_facts.STARTED, started))
+        await session.tell(*events, guards=(Unique(session_facts.id_lock(id_)),))
+        return session
+
+    yield start
+    for guard in guards:
+        guard.kill()
+        guard.wait(PATIENCE_SECONDS)
+
+
+class Command:
+    """Runs a command line in another thread, since it has a loop of its own."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    async def __call__(self, *words: str) -> tuple[int, str, str]:
+        """Its exit code, stdout and stderr."""
+        from harness.cli import main
+
+        self._capsys.readouterr()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            code = await asyncio.to_thread(main, words)
+        out, err = self._capsys.readouterr()
+        return code, out, err
+
+    async def json(self, *words: str, code: int = 0) -> Any:
+        """What it prints with this exit code; stdout holds JSON and nothing else."""
+        found, out, err = await self(*words)
+        assert found == code, (found, out, err)
+        return json.loads(out)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs command lines."""
+    return Command(capsys)
+
+
+@pytest.fixture
+async def agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SQLiteStore]:
+    """A repository with a home and its ledger; this process stands in it and in no session."""
+    root = tmp_path / "repo"
+    (root / ".git").mkdir(parents=True)
+    prepare_home(root / ".harness")
+    monkeypatch.chdir(root)
+    for name in [name for name in os.environ if name.startswith("HARNESS_")]:
+        monkeypatch.delenv(name)
+    store = SQLiteStore(root / ".harness" / "harness.db", actor="host", durability="process", views=[SESSIONS_VIEW])
+    yield store
+    await store.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.cli.agent_words import read, seconds_of
+from harness.cli.agent_words import read
 from harness.errors import UsageError
 
 
@@ -68,19 +68,16 @@ def test_what_cannot_be_meant_is_a_usage_error(words: list[str]) -> None:
         read(words)
 
 
-def test_durations_have_units() -> None:
-    """Plain numbers are seconds; what is no time is refused by name."""
-    assert [seconds_of(text, "x") for text in ("90", "90s", "8m", "1h", "250ms", "1.5m")] == [90, 90, 480, 3600, 0.25, 90]
-    for text in ("", "-1", "0", "8 m", "1w", "nan", "1e3"):
-        with pytest.raises(UsageError, match="--stall-after"):
-            seconds_of(text, "--stall-after")
-
-
 def test_numbers_and_json_are_checked_where_they_are_given() -> None:
     """A bad value names its option."""
-    found = read(["claude", "--max-turns", "x", "--meta", "{", "--max-budget-usd", "-1"])
+    found = read(["claude", "--max-turns", "x", "--meta", "{", "--max-budget-usd", "-1", "--max-wall", "x"])
 
     assert found is not None
-    for look in (lambda: found.whole("max-turns"), lambda: found.json("meta"), lambda: found.number("max-budget-usd")):
+    for look in (
+        lambda: found.whole("max-turns"),
+        lambda: found.json("meta"),
+        lambda: found.number("max-budget-usd"),
+        lambda: found.duration("max-wall"),
+    ):
         with pytest.raises(UsageError, match="--m"):
             look()

@@ -230,7 +230,7 @@ def test_codex_tells_of_its_turns_only() -> None:
     title = {**turn, "input-messages": ["Generate a concise, single-line task title of at most 36 characters"]}
 
     assert parse_notification(json.dumps({**turn, "input-messages": ["hi"]}).encode()) == TurnTold(
-        thread="t1", turn="u1", summary="Hello."
+        thread="t1", turn="u1", summary="Hello.", prompts=("hi",)
     )
     assert parse_notification(json.dumps(title).encode()) is None
     assert parse_notification(b'{"type": "something-else"}') is None

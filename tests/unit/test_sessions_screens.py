@@ -177,6 +177,15 @@ def test_text_in_codex_composer_changes_nothing(text: str) -> None:
     assert reader("codex").look(changed("codex-text", "some text in the composer", text)).reading.state is State.PROMPT
 
 
+@pytest.mark.parametrize("name", ["claude-idle", "claude-permission", "codex-idle", "codex-permission"])
+def test_a_program_that_does_not_fill_the_window_is_read_as_well(name: str) -> None:
+    """Below what it shows there may be nothing."""
+    snapshot, _ = recorded(name)
+    taller = Snapshot(lines=[*snapshot.lines, *[""] * 40], cursor=snapshot.cursor)
+
+    assert reader(name).look(taller) == look(name)
+
+
 @pytest.mark.parametrize("name", ["claude-busy-text", "codex-busy-text"])
 def test_a_stale_prompt_above_is_none(name: str) -> None:
     """With earlier prompts in the scrollback and text in the composer it is busy all the same."""

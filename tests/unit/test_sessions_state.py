@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.sessions.facts import Source, State
 from harness.sessions.reports import Reading
-from harness.sessions.state import OUTLIVES_US, SURE, TRUST, Board
+from harness.sessions.state import DISPUTED_US, OUTLIVES_US, SURE, TRUST, Board
 
 NOW = 1_000_000_000
 
@@ -46,6 +46,18 @@ def test_what_nobody_says_any_more_is_unknown() -> None:
     assert changed.state is State.UNKNOWN
 
 
+def test_a_source_that_knows_nothing_leaves_it_to_the_others() -> None:
+    """A window's title without a spinner says nothing, so the prompt on the screen counts, though it was seen before."""
+    made = board((said(State.PROMPT, Source.SCREEN), NOW), (said(State.BUSY, Source.TITLE), NOW))
+    made.settle(NOW)
+
+    made.take(said(State.UNKNOWN, Source.TITLE, 0.0), NOW + 1)
+    changed, _ = made.settle(NOW + 1)
+
+    assert changed is not None
+    assert (changed.state, changed.source) == (State.PROMPT, Source.SCREEN)
+
+
 @pytest.mark.parametrize(("better", "worse"), list(itertools.pairwise(TRUST)))
 def test_the_more_trusted_source_wins(better: Source, worse: Source) -> None:
     """Whatever a less trusted source says at the same time, the more trusted one is believed."""
@@ -65,7 +77,7 @@ def test_an_idle_title_at_a_permission_dialog_is_blocked() -> None:
         (said(State.PROMPT, Source.SCREEN, 0.5), NOW + 100),
     )
 
-    changed, disputes = made.settle(NOW + 200)
+    changed, disputes = made.settle(NOW + 100 + DISPUTED_US)
 
     assert changed is not None
     assert (changed.state, changed.detail) == (State.BLOCKED, "permission")
@@ -76,14 +88,22 @@ def test_a_disagreement_is_said_once() -> None:
     """The same disagreement a second later is no news; one that ended and came again is."""
     made = board((said(State.BUSY, Source.HOOK), NOW), (said(State.PROMPT, Source.SCREEN), NOW))
 
-    first = made.settle(NOW)[1]
-    second = made.settle(NOW + 1000)[1]
-    made.take(said(State.BUSY, Source.SCREEN), NOW + 2000)
-    made.settle(NOW + 2000)
-    made.take(said(State.PROMPT, Source.SCREEN), NOW + 3000)
-    third = made.settle(NOW + 3000)[1]
+    first = made.settle(NOW + DISPUTED_US)[1]
+    second = made.settle(NOW + DISPUTED_US + 1000)[1]
+    made.take(said(State.BUSY, Source.SCREEN), NOW + DISPUTED_US + 2000)
+    made.settle(NOW + DISPUTED_US + 2000)
+    made.take(said(State.PROMPT, Source.SCREEN), NOW + DISPUTED_US + 3000)
+    third = made.settle(NOW + 2 * DISPUTED_US + 3000)[1]
 
     assert (len(first), len(second), len(third)) == (1, 0, 1)
+
+
+def test_sources_that_notice_the_same_one_after_the_other_do_not_disagree() -> None:
+    """A screen is painted a moment after the hook: that is no event."""
+    made = board((said(State.BUSY, Source.HOOK), NOW), (said(State.PROMPT, Source.SCREEN), NOW - 5 * DISPUTED_US))
+
+    assert made.settle(NOW + DISPUTED_US - 1)[1] == []
+    assert made.next_us(NOW + 1) == NOW + DISPUTED_US
 
 
 def test_a_hook_that_never_came_does_not_hold_a_session_busy_for_ever() -> None:
@@ -146,6 +166,9 @@ def test_the_state_is_always_what_some_source_says_and_settling_again_changes_no
     assert again is None
     assert disputes == []
     newest = {held.reading.source: held.reading for held in made.readings()}
+    if not newest:
+        assert (made.state.state, made.state.source) == (State.UNKNOWN, Source.HOST)
+        return
     assert made.state.state is newest[made.state.source].state
     best = made.readings()[0].reading
     assert made.state.source is best.source or newest[made.state.source].confidence >= SURE

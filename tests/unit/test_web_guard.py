@@ -85,3 +85,22 @@ def test_another_interface_without_a_token_is_refused(host: str) -> None:
     """The door does not open to others unguarded."""
     with pytest.raises(UsageError, match="without a token"):
         Access(host=host)
+
+
+@pytest.mark.parametrize(
+    "cookie", ["harness_token_8000=s3cret", "harness_token=x; harness_token_8123=s3cret", "harness_token_1=%73%33cret"]
+)
+def test_doors_of_one_machine_keep_their_cookies_apart(cookie: str) -> None:
+    """A browser sends those of all ports; one that fits is enough."""
+    assert SECRET.holds_token({"cookie": cookie})
+    assert not SECRET.holds_token({"cookie": cookie.replace("cret", "cre7")})
+
+
+def test_who_may_see_sessions() -> None:
+    """Who has the token; where none is set, whose connection it is has to be known."""
+    nobody = {"client": None, "server": None}
+
+    assert SECRET.trusts({"authorization": "Bearer s3cret"}, nobody)
+    assert not SECRET.trusts({}, nobody)
+    assert not LOCAL.trusts({"authorization": "Bearer "}, nobody)
+    assert not LOCAL.trusts({"x-forwarded-for": "127.0.0.1"}, {"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000)})

@@ -68,6 +68,14 @@ def _must_be_text(words: Sequence[str]) -> None:
 def _dispatch(words: list[str]) -> int:
     from harness.cli import lean
 
+    if words[:1] == ["run"] and not {"-h", "--help"} & set(words[1 : words.index("--") if "--" in words else None]):
+        from harness.cli import agent_words
+
+        asked = agent_words.read(words[1:])
+        if asked is not None:
+            from harness.cli.agent_run import run as run_agent
+
+            return run_agent(asked)
     request = lean.parse(words)
     if request is not None:
         return lean.start(request)

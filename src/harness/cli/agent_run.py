@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from harness.sessions.settings import SessionSettings
     from harness.settings import Settings
 
-_PRESETS = ("impl", "plan", "gate")
-
 
 def run(words: AgentWords) -> int:
     """Do what was asked; gives the exit code."""
@@ -41,15 +39,12 @@ def run(words: AgentWords) -> int:
         if launching is not None:
             launching.abandon()
         raise
-    return _show(words, settings, launched)
+    return _show(words, settings, launched, request)
 
 
 def _check_together(words: AgentWords) -> None:
     """Refuse combinations that cannot be meant."""
     watched = "watch" in words.optional and words.optional["watch"] is None
-    preset = words.values.get("preset")
-    if preset is not None and preset not in _PRESETS:
-        raise UsageError(f"--preset is one of {', '.join(_PRESETS)}, not {preset!r}")
     for name in ("preset", "stall-after", "max-resumes"):
         if name in words.values and not watched:
             raise UsageError(f"--{name} belongs to --watch, which is not given")
@@ -57,8 +52,10 @@ def _check_together(words: AgentWords) -> None:
         raise UsageError("--watch stays in the foreground, so it cannot be combined with --detach")
     if "host" in words.values and "port" not in words.values:
         raise UsageError("--host needs a --port for the session's web door")
-    words.duration("stall-after")
-    words.whole("max-resumes", most=1000)
+    if watched:
+        from harness.cli.agent_watch import policy_of
+
+        policy_of(words)
     words.json("meta")
 
 
@@ -170,14 +167,17 @@ def _in_worktree(words: AgentWords, request: LaunchRequest, settings: Settings) 
 
 
 def _died(died: AgentDied, words: AgentWords) -> int:
-    """An agent that ended at once: its code is ours where it ran in the foreground."""
+    """An agent that ended at once: where it ran in the foreground, its output and its code are ours."""
+    if _attended(words):
+        print(died.tail, flush=True)
+        return 1 if died.code is None else died.code
     if "json" in words.flags or "detach" in words.flags:
         print(json.dumps({"ok": False, "error": str(died), "code": died.code, "tail": died.tail}))
     print(f"harness: {' '.join(str(died).split())}", file=sys.stderr)
-    return died.code if died.code and _attended(words) else 1
+    return 1
 
 
-def _show(words: AgentWords, settings: Settings, launched: Launched) -> int:
+def _show(words: AgentWords, settings: Settings, launched: Launched, request: LaunchRequest) -> int:
     line = json.dumps(
         {
             "ok": True, "id": launched.id, "cli": launched.cli, "pid": launched.pid, "host_pid": launched.host_pid,
@@ -192,13 +192,35 @@ def _show(words: AgentWords, settings: Settings, launched: Launched) -> int:
 
         show_in_tmux(launched, settings.home, name=_window_name(words))
     if _watching(words):
-        return _watch(words, settings, launched)
+        from harness.cli.agent_watch import watch
+
+        return watch(words, settings, launched, request)
     if not _attended(words):
         print(line, flush=True)
         return 0
+    return _view(settings, launched)
+
+
+def _view(settings: Settings, launched: Launched) -> int:
+    """Show it here until it ends. At a terminal every key goes to the agent; elsewhere an interrupt means to stop it."""
     from harness.sessions.client.viewing import view
 
-    return view(settings, launched.key)
+    try:
+        return view(settings, launched.key)
+    except KeyboardInterrupt:
+        import asyncio
+
+        from harness.ledger import open_store
+        from harness.sessions.client import Sessions
+
+        async def stop() -> None:
+            async with open_store(settings.database, actor="foreground", create=False) as store:
+                sessions = Sessions(store, settings.home)
+                await sessions.stop(launched.key, by="foreground", reason="interrupted", timeout_seconds=10)
+                await sessions.ended(launched.key)
+
+        asyncio.run(stop())
+        raise
 
 
 def _open_door(words: AgentWords, settings: Settings, launched: Launched) -> None:
@@ -208,9 +230,3 @@ def _open_door(words: AgentWords, settings: Settings, launched: Launched) -> Non
         settings, launched.key, host=words.values.get("host", "127.0.0.1"), port=words.whole("port", most=65_535)
     )
     print(f"harness: {address}", file=sys.stderr)
-
-
-def _watch(words: AgentWords, settings: Settings, launched: Launched) -> int:
-    from harness.cli.agent_watch import watch
-
-    return watch(words, settings, launched)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import UsageError
+from harness.sessions.watch_policy import seconds
 
 VALUES = frozenset(
     {
@@ -24,8 +24,6 @@ VALUES = frozenset(
 FLAGS = frozenset({"detach", "json"})
 OPTIONAL = frozenset({"tmux", "watch", "worktree"})
 PROJECT_ONLY = frozenset({"no-service", "quiet", "demo"})
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
-_UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,7 +39,7 @@ class AgentWords:
     def duration(self, name: str) -> float | None:
         """An option as seconds; `90`, `90s`, `8m` and `1h` are such. Raises `UsageError`."""
         text = self.values.get(name)
-        return None if text is None else seconds_of(text, f"--{name}")
+        return None if text is None else seconds(text, name=f"--{name}")
 
     def whole(self, name: str, *, least: int = 0, most: int = 10**9) -> int | None:
         """An option as a whole number. Raises `UsageError`."""
@@ -74,15 +72,6 @@ class AgentWords:
             return json.loads(text)
         except ValueError as error:
             raise UsageError(f"--{name} takes JSON: {error}") from error
-
-
-def seconds_of(text: str, what: str) -> float:
-    """A duration in seconds. Raises `UsageError`."""
-    match = _DURATION.fullmatch(text)
-    seconds = float(match[1]) * _UNITS[match[2] or ""] if match else 0.0
-    if not 0 < seconds <= 1e9:
-        raise UsageError(f"{what} takes a time such as 90s, 8m or 1h, not {text!r}")
-    return seconds
 
 
 def read(words: list[str]) -> AgentWords | None:

@@ -1,8 +1,9 @@
 """Starting the long-running processes without carrying the command line's libraries in their memory.
 
 `harness run`, `web`, `monitor`, `agent` and `service` live for days and are many; typer and rich would be a third of them.
-Their plain forms are read here, by the table below; everything else (`--help`, a mistake) goes the usual way, which ends in
-`start` as well. It owns no behaviour: `entries` and `run` lead to it.
+`harness status` is asked often, and loading them takes longer than all that it does. The plain forms are read here, by the
+table below; everything else (`--help`, a mistake) goes the usual way, which ends in the same. It owns no behaviour:
+`entries`, `run` and `glance` lead to it.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ VALUES: dict[str, frozenset[str]] = {
     "monitor": frozenset({"home"}),
     "agent": frozenset({"home", "model"}),
     "service": frozenset({"host", "port", "config"}),
+    "status": frozenset({"id", "repo", "cli", "home"}),
 }
 FLAGS: dict[str, frozenset[str]] = {
     "run": frozenset({"no-service", "quiet", "demo"}),
@@ -50,6 +52,7 @@ FLAGS: dict[str, frozenset[str]] = {
     "monitor": frozenset(),
     "agent": frozenset(),
     "service": frozenset(),
+    "status": frozenset({"all", "ended", "json"}),
 }
 SHORT = {"-q": "--quiet"}
 
@@ -77,6 +80,12 @@ def parse(words: Sequence[str]) -> Request | None:
 
 def start(request: Request) -> int:
     """Run the process until it ends; gives its exit code."""
+    if request.command == "status":
+        from harness.cli.glance import Look, show
+
+        home, id_, repo, cli = (request.values.get(name) for name in ("home", "id", "repo", "cli"))
+        all_, ended, json = (name in request.flags for name in ("all", "ended", "json"))
+        return show(Look(home=home, id=id_, repo=repo, cli=cli, all=all_, ended=ended, json=json))
     from harness.cli import entries
 
     match request.command:

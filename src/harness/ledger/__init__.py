@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from harness.ledger.memory import MemoryStore
     from harness.ledger.opening import is_address, open_store
     from harness.ledger.origins import fork_key, lineage
+    from harness.ledger.peek import peek_view
     from harness.ledger.postgres import PostgresStore
     from harness.ledger.proof import Chain
     from harness.ledger.seals import read_seal, signing_key, write_seal
@@ -53,6 +54,7 @@ _HOME = {
     "fork_key": "origins",
     "lineage": "origins",
     "parse_bundle": "bundles",
+    "peek_view": "peek",
     "read_seal": "seals",
     "signing_key": "seals",
     "write_seal": "seals",
@@ -92,6 +94,7 @@ __all__ = [
     "lineage",
     "open_store",
     "parse_bundle",
+    "peek_view",
     "read_seal",
     "signing_key",
     "write_seal",

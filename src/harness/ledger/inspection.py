@@ -18,10 +18,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import anyio
-import anyio.lowlevel
-import anyio.to_thread
-
 from harness.errors import NotFound
 from harness.ledger.database import connect
 from harness.ledger.events import GENESIS
@@ -131,6 +127,9 @@ def _pages(listed: Listed) -> Iterator[Page]:
 
 async def _checked(path: Path, connection: sqlite3.Connection, pages: Sequence[Page]) -> AsyncGenerator[tuple[Page, bool]]:
     """Each page, and whether all of it verifies."""
+    import anyio.lowlevel
+    import anyio.to_thread
+
     shares = min(os.cpu_count() or 1, 4) if sum(page.upto - page.after for page in pages) >= _WORTH_SHARING else 1
     helpers = [_start(path, pages[share::shares]) for share in range(1, shares)]
     try:

@@ -9,13 +9,11 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
-
-import anyio
-import anyio.to_thread
 
 from harness.clock import Clock, SystemClock
 from harness.errors import LedgerError, NotFound, StoreUnavailable, UsageError
@@ -369,6 +367,8 @@ class SQLiteStore:
         On a connection of its own, since the writer's may be inside a transaction. Raises `StoreUnavailable` if a
         reader needs the old log for too long.
         """
+        import anyio.to_thread
+
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._busy_seconds
         while not await anyio.to_thread.run_sync(truncate_log, self.path):
@@ -391,7 +391,7 @@ class SQLiteStore:
         writer = self._writer if os.getpid() == self._pid else None
         try:
             if writer is not None:
-                with anyio.CancelScope(shield=True), contextlib.suppress(LedgerError):  # others keep the gate: no more to do
+                with _shield(), contextlib.suppress(LedgerError):  # others keep the gate: no more to do
                     await self._group.drain()
                     await self._group.put(writer.write_heads)
         finally:
@@ -407,6 +407,15 @@ class SQLiteStore:
         self._closed = True
         self._reader.close()
         self._bell.close()
+
+
+def _shield() -> contextlib.AbstractContextManager[object]:
+    """No cancel scope of anyio reaches inside; a process that has not loaded it is in none, and need not load it."""
+    if "anyio" not in sys.modules:
+        return contextlib.nullcontext()
+    import anyio
+
+    return anyio.CancelScope(shield=True)
 
 
 def _head(row: Sequence[Any]) -> Head:

@@ -81,6 +81,15 @@ class Process:
         drains = self._ends.drains
         return self._ends.terminal if drains and drains[0].open else None
 
+    @property
+    def input_waiting(self) -> int | None:
+        """How many bytes that were written to its terminal nobody has read yet; None without one, or if it was adopted.
+
+        A byte is seen here a moment after `write`: ask again a millisecond later before believing a nothing.
+        """
+        side = self._ends.program_side
+        return None if side is None else pty.unread(side)
+
     def __repr__(self) -> str:
         return f"<Process {self.pid} {self.tag!r} {'runs' if self.exit is None else self.exit}>"
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import struct
+import sys
 import termios
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,14 @@ def open_pty(size: Size) -> tuple[int, int]:
 def set_size(fd: int, size: Size) -> None:
     """Change the window; the kernel tells the programs in it with SIGWINCH."""
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", size.rows, size.columns, 0, 0))
+
+
+def unread(fd: int) -> int:
+    """How many bytes wait here for a program to read. On the program's side: what was typed and not taken yet.
+
+    A byte takes a moment from our side to there, so a nothing right after writing says nothing.
+    """
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"), sys.byteorder)
 
 
 def controlling(argv: tuple[str, ...]) -> tuple[tuple[str, ...], Callable[[], None] | None]:

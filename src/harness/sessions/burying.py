@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from harness.errors import Conflict, KeyTaken
+import contextlib
+
+from harness.errors import Conflict, KeyTaken, ProcessError
 from harness.ledger import Expect, Store, Write, is_address
-from harness.sessions import facts
+from harness.processes import end_tagged
+from harness.sessions import facts, ids
 from harness.sessions.closing import last_events
-from harness.sessions.ids import process_gone
 from harness.sessions.record import Session, folded
+
+_GRACE_SECONDS = 1.0
 
 
 def session_gone(store: Store, session: Session) -> bool:
@@ -17,16 +21,20 @@ def session_gone(store: Store, session: Session) -> bool:
         return True
     shared = is_address(store.location)
     processes = ((session.guard_pid, session.guard_started), (claimed.host_pid, claimed.host_started))
-    return all(process_gone(claimed.machine, pid, started, shared=shared) for pid, started in processes)
+    return all(ids.process_gone(claimed.machine, pid, started, shared=shared) for pid, started in processes)
 
 
 async def bury(store: Store, key: str) -> Session:
-    """Record that a session is lost, free its id and its vendor's session; nothing happens if its end was recorded already.
+    """End what is left of a session here and record that it is lost; nothing happens if its end was recorded already.
 
+    Its id and its vendor's session are free then.
     Messages that wait are dropped; of those that were written nobody will hear. Gives the session as it is then.
     """
     stream = facts.stream_of(key)
     session = folded(key, await store.read(stream))
+    if session.live and session.claimed is not None and session.claimed.machine == ids.machine():
+        with contextlib.suppress(ProcessError):  # of another user: that it is nobody's is true all the same
+            await end_tagged(stream, grace_seconds=_GRACE_SECONDS)
     while session.live:
         exited = facts.Exited(reason=facts.ExitReason.LOST, detail="its host died, and nobody saw how it ended", by=store.actor)
         drafts, guards = last_events(session, exited, store.clock.now_us())

@@ -20,6 +20,8 @@ LOOK_FIRST = (
 )
 """The heart of every such text."""
 
+_NOT_AGAIN = "Do not make that call again: find out why it did not help, or say what you need."
+
 _T = TypeVar("_T")
 Why = Literal["interrupted", "limit", "ended"]
 
@@ -33,9 +35,7 @@ def resume_text(why: Why, reason: str, told: Analysis) -> str:
             first = "A usage limit ended your last turn. It is over now."
         case "ended":
             first = f"Your program was ended in the midst of a turn and started anew, because {reason}."
-    again = (
-        "Do not make that call again: find out why it did not help, or say what you need." if "same tool call" in reason else ""
-    )
+    again = _NOT_AGAIN if "same tool call" in reason else ""
     return "\n\n".join(part for part in (first, _cut(told), again, LOOK_FIRST) if part)
 
 

@@ -16,6 +16,7 @@ TRUST: tuple[Source, ...] = (
     Source.PROTOCOL, Source.HOOK, Source.TRANSCRIPT, Source.TITLE, Source.SCREEN, Source.PROCESS, Source.HOST,
 )  # fmt: skip
 OUTLIVES_US = 3_000_000
+DISPUTED_US = 1_000_000  # sources notice the same thing one after the other, which is no disagreement
 SURE = 0.8
 _RANK = {source: rank for rank, source in enumerate(TRUST)}
 
@@ -38,9 +39,15 @@ class Board:
         self.state = StateChanged(state=State.STARTING, source=Source.HOST, confidence=1.0)
 
     def take(self, reading: Reading, now_us: int) -> None:
-        """Note a reading; `settle` says what follows. After the first that is not the host's own it is not starting."""
+        """Note a reading; `settle` says what follows. After the first that is not the host's own it is not starting.
+
+        One that is unknown without any confidence says nothing: a title that no rule knows leaves it to the screen.
+        """
         if reading.source is not Source.HOST:
             self._held.pop(Source.HOST, None)
+        if reading.state is State.UNKNOWN and not reading.confidence:
+            self.forget(reading.source)
+            return
         held = self._held.get(reading.source)
         same = held is not None and (held.reading.state, held.reading.detail) == (reading.state, reading.detail)
         since = held.since_us if held is not None and same else now_us
@@ -58,12 +65,13 @@ class Board:
         winner = self._winner(now_us)
         if winner is None:
             return self._become(StateChanged(state=State.UNKNOWN, source=Source.HOST, confidence=1.0, detail="no reading")), []
-        return self._become(_changed(winner)), self._disputed(winner)
+        return self._become(_changed(winner)), self._disputed(winner, now_us)
 
     def next_us(self, now_us: int) -> int | None:
         """When `settle` may come to another answer though nothing is read."""
         moments = [held.reading.until_us for held in self._held.values() if held.reading.until_us is not None]
-        moments += [held.since_us + OUTLIVES_US for held in self._held.values() if held.since_us + OUTLIVES_US > now_us]
+        for held in self._held.values() if len(self._held) > 1 else ():
+            moments += [at for after in (DISPUTED_US, OUTLIVES_US) if (at := held.since_us + after) > now_us]
         return min(moments, default=None)
 
     def readings(self) -> list[Held]:
@@ -89,12 +97,14 @@ class Board:
         same = (before.state, before.detail, before.until_us) == (state.state, state.detail, state.until_us)
         return None if same and before.source is state.source else state
 
-    def _disputed(self, winner: Reading) -> list[StateDisputed]:
+    def _disputed(self, winner: Reading, now_us: int) -> list[StateDisputed]:
         found: list[StateDisputed] = []
         now: set[tuple[State, Source, State, Source]] = set()
         for held in self.readings():
             other = held.reading
             if other.source in (winner.source, Source.HOST) or other.state is winner.state or other.confidence < SURE:
+                continue
+            if now_us - max(held.since_us, self._held[winner.source].since_us) < DISPUTED_US:
                 continue
             mark = (winner.state, winner.source, other.state, other.source)
             now.add(mark)

@@ -8,20 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Literal
 
 import msgspec
 
-from harness.errors import Conflict, HarnessError, Refused
+from harness.errors import Conflict, HarnessError, NotFound, Refused
 from harness.ledger import Draft, Event, Expect, Store, Write
 from harness.sessions import facts
 from harness.sessions.analysis import Analysis, analyse
 from harness.sessions.client import Sessions
-from harness.sessions.facts import ExitReason, Mode, Origin
+from harness.sessions.facts import ExitReason, Origin
 from harness.sessions.handoff import handoff, resume_text
-from harness.sessions.ids import Folder, id_of
+from harness.sessions.ids import id_of
 from harness.sessions.record import Session
+from harness.sessions.starting import LaunchRequest, launch
 from harness.sessions.watch import Watch
 from harness.sessions.watch_actions import (
     Action,
@@ -30,42 +31,29 @@ from harness.sessions.watch_actions import (
     Fresh,
     Interrupt,
     Limited,
-    Means,
     Moment,
     Park,
     Probe,
     Resume,
-    Sample,
     Stall,
     Wait,
-)  # fmt: skip
+)
 from harness.sessions.watch_policy import Policy, in_words
+from harness.sessions.watch_signs import means_of, sampled
 
 ESCALATED = 3
 FAILED = 1
-_MOST_SLEEP_SECONDS = 60.0
+_LOOK_SECONDS = 60.0  # a reset is told by the wall clock, which no timer follows over a sleep of the machine
 _CONTINUE_TTL_SECONDS = 3600.0
 _END_SECONDS = 60.0
-_KNOWN = ("claude", "codex")
+_MOST_CONFLICTS = 20
 
 Kind = Literal["vendor", "fresh"]
 Relaunch = Callable[[Kind, str], Awaitable[str]]
 """Start the session anew: with the vendor's session and a text to go on by, or with a handoff; gives the new run's key."""
 
-
-def means_of(session: Session, *, relaunch: bool) -> frozenset[Means]:
-    """What can be done with this session, as far as is known."""
-    known = Path(session.cli).name in _KNOWN
-    found: set[Means] = set()
-    if session.mode in (Mode.STREAM, Mode.APP_SERVER):
-        found |= {"probe", "interrupt", "outcomes", "progress"}
-    elif session.mode == Mode.PTY:
-        found |= {"interrupt", "outcomes", "progress"} if known else {"interrupt"}
-    elif known:
-        found |= {"outcomes", "progress"}
-    if relaunch and known:
-        found |= {"vendor", "fresh"} if session.vendor_session else {"fresh"}
-    return frozenset(found)
+Outcome = tuple[str, int]
+"""A word for the summary, and an exit code."""
 
 
 class Watcher:
@@ -75,28 +63,38 @@ class Watcher:
     """
 
     def __init__(
-        self, store: Store, sessions: Sessions, key: str, policy: Policy, *, say: Callable[[str], object],
+        self,
+        store: Store,
+        sessions: Sessions,
+        key: str,
+        policy: Policy,
+        *,
+        say: Callable[[str], object],
         relaunch: Relaunch | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._store = store
         self._sessions = sessions
         self._key = key
         self._policy = policy
-        self._say = lambda line: say(f"harness watch: {line}")
+        self._print = say
         self._relaunch = relaunch
         self._session = Session(key=key)
-        self._events: list[Event] = []  # of this run, for what a successor is told
+        self._events: list[Event] = []  # of all its runs, for what a successor is told
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._conflicts = 0
         self._began = self._now()
         self._watch = Watch(policy, self._began)
 
     async def run(self) -> int:
         """Watch; gives the agent's code when it finished, 3 when a person was told. Raises `HarnessError`."""
-        policy = self._policy
-        self._say(f"id={id_of(self._key)} stall-after={in_words(policy.stall_after_seconds)} max-resumes={policy.max_resumes}")
+        still, resumes = in_words(self._policy.stall_after_seconds), self._policy.max_resumes
+        self._say(f"id={id_of(self._key)} stall-after={still} max-resumes={resumes}")
         outcome, code = "error", FAILED
         try:
             outcome, code = await self._follow_all()
+        except asyncio.CancelledError:
+            outcome = "left"  # the session goes on, unwatched
+            raise
         finally:
             elapsed = self._now().monotonic - self._began.monotonic
             self._say(
@@ -105,24 +103,23 @@ class Watcher:
             )
         return code
 
-    async def _follow_all(self) -> tuple[str, int]:
+    async def _follow_all(self) -> Outcome:
         """One run after another, until there is an outcome."""
         while True:
-            key = self._key
-            following = asyncio.ensure_future(self._pump(key))
+            following = asyncio.ensure_future(self._pump(self._key))
             try:
                 await self._catch_up()
-                result = await self._look_after(following)
+                outcome = await self._look_after(following)
             finally:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
-            if result is not None:
-                return result
+            if outcome is not None:
+                return outcome
 
-    async def _look_after(self, following: asyncio.Future[None]) -> tuple[str, int] | None:
+    async def _look_after(self, following: asyncio.Future[None]) -> Outcome | None:
         """Act until there is an outcome, or another run to follow: None."""
         key = self._key
-        while True:
+        while self._key == key:
             self._drain()
             self._sample()
             action = self._watch.decide(self._now())
@@ -130,17 +127,13 @@ class Watcher:
                 case Wait(until):
                     await self._rest(None if until is None else until - self._now().monotonic, following)
                 case Limited(until_us):
-                    await self._rest((until_us - self._now().wall_us) / 1_000_000, following)
-                case Finished():
-                    return await self._finished(action)
-                case Park():
-                    if await self._record(*_stalled(action.stall, "park"), _draft(facts.Escalated(reason=action.reason))):
-                        self._say(f"{action.reason}, escalating")
-                        return "escalated", ESCALATED
+                    seconds = (until_us - self._now().wall_us) / 1_000_000
+                    await self._rest(min(seconds, _LOOK_SECONDS), following)
                 case _:
-                    done = await self._apply(action)
-                    if done is not None or self._key != key:
-                        return done
+                    outcome = await self._applied(action)
+                    if outcome is not None:
+                        return outcome
+        return None
 
     # What is seen
 
@@ -180,148 +173,175 @@ class Watcher:
         if following.done():
             following.result()
             await self._catch_up()
-        getting = asyncio.ensure_future(self._queue.get())
-        sleeping = asyncio.ensure_future(self._store.clock.sleep(min(seconds or _MOST_SLEEP_SECONDS, _MOST_SLEEP_SECONDS)))
-        tasks = {getting, sleeping} | (set() if following.done() else {following})
+        tasks: set[asyncio.Future[None]] = {asyncio.ensure_future(self._take_one())}
+        if seconds is not None:
+            tasks.add(asyncio.ensure_future(self._store.clock.sleep(max(0.0, seconds))))
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if getting.done():
-                self._see(getting.result())
+            await asyncio.wait(tasks if following.done() else {*tasks, following}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (getting, sleeping):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(getting, sleeping, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _take_one(self) -> None:
+        self._see(await self._queue.get())
 
     def _now(self) -> Moment:
         clock = self._store.clock
         return Moment(monotonic=clock.monotonic(), wall_us=clock.now_us())
 
+    def _told(self) -> Analysis:
+        return analyse(self._key, self._events, now_us=self._now().wall_us)
+
     # What is done
 
-    async def _apply(self, action: Action) -> tuple[str, int] | None:
-        """Carry out one rung, unless the session has moved since it was decided."""
-        by = self._store.actor
+    async def _applied(self, action: Action) -> Outcome | None:
+        try:
+            return await self._apply(action)
+        except NotFound:  # it has ended meanwhile
+            await self._catch_up()
+            if self._session.live:
+                raise
+            return None
+
+    async def _apply(self, action: Action) -> Outcome | None:
+        """Carry out one action, unless the session has moved since it was decided."""
         match action:
             case Probe(stall):
                 if await self._record(*_stalled(stall, "probe")):
-                    await self._sessions.probe(self._key, by=by, reason=stall.reason)
                     self._took(action)
+                    await self._sessions.probe(self._key, by=self._store.actor, reason=stall.reason)
             case Interrupt(stall, number):
-                resumed = facts.Resumed(number=number, maximum=self._policy.max_resumes, how="interrupt", reason=stall.reason)
-                if await self._record(*_stalled(stall, "interrupt"), _draft(resumed)):
-                    await self._sessions.interrupt(self._key, by=by, reason=stall.reason)
-                    self._took(action)
-                    self._tell_resume(stall, number)
+                await self._interrupt(action, stall, number)
             case Continue(why, stall):
-                return await self._continue(action, resume_text(why, stall.reason if stall is not None else "", self._told()))
+                text = resume_text(why, stall.reason if stall is not None else "", self._told())
+                return await self._continue(action, text)
             case Resume(stall, number):
-                await self._start_anew(action, "vendor", stall, number)
+                return await self._start_anew(action, "vendor", stall, number)
             case Fresh(stall, number):
-                await self._start_anew(action, "fresh", stall, number)
+                return await self._start_anew(action, "fresh", stall, number)
+            case Park(reason, stall):
+                return await self._escalate(reason, *_stalled(stall, "park"))
+            case Finished():
+                return await self._finish(action)
             case _:
                 pass
         return None
 
-    async def _continue(self, action: Continue, text: str) -> tuple[str, int] | None:
+    async def _interrupt(self, action: Interrupt, stall: Stall, number: int) -> None:
+        resumed = facts.Resumed(number=number, maximum=self._policy.max_resumes, how="interrupt", reason=stall.reason)
+        if await self._record(*_stalled(stall, "interrupt"), _draft(resumed)):
+            self._took(action)  # before anything more is seen: what comes now came after the interrupt was decided
+            self._tell_resume(stall, number)
+            await self._sessions.interrupt(self._key, by=self._store.actor, reason=stall.reason)
+
+    async def _continue(self, action: Continue, text: str) -> Outcome | None:
         try:
-            await self._sessions.send(self._key, text, origin=Origin(kind="harness"), ttl_seconds=_CONTINUE_TTL_SECONDS)
+            await self._sessions.send(
+                self._key, text, origin=Origin(kind="harness"), ttl_seconds=_CONTINUE_TTL_SECONDS
+            )  # fmt: skip
         except Refused as refused:  # a full inbox: it has been told enough
-            if await self._record(_draft(facts.Escalated(reason=str(refused)))):
-                self._say(f"{refused}, escalating")
-                return "escalated", ESCALATED
-            return None
+            return await self._escalate(str(refused))
         self._took(action)
         return None
 
-    async def _start_anew(self, action: Resume | Fresh, kind: Kind, stall: Stall, number: int) -> None:
+    async def _start_anew(self, action: Resume | Fresh, kind: Kind, stall: Stall, number: int) -> Outcome | None:
         """End the tree, and start again with the vendor's session or with a handoff."""
         assert self._relaunch is not None, "nothing is killed that cannot be started again"
-        if not await self._record(*_stalled(stall, "resume" if kind == "vendor" else "fresh")):
-            return
-        decided = self._session.seq
+        decided = await self._record(*_stalled(stall, "resume" if kind == "vendor" else "fresh"))
+        if not decided:
+            return None
         if self._session.live:
             await self._sessions.stop(self._key, by=self._store.actor, kill=True, reason=stall.reason)
-            async with asyncio.timeout(_END_SECONDS):
-                await self._sessions.ended(self._key)
-            await self._catch_up()
+            if not await self._ends():
+                return await self._escalate(f"it could not be ended within {_END_SECONDS:g} s")
             if not self._ended_by_us():
-                return  # it was faster: its end is its own
-        told = self._told()
-        finished = _finished_since(self._events, decided)
-        text = "" if finished else resume_text("ended", stall.reason, told) if kind == "vendor" else handoff(stall.reason, told)
-        if finished and kind == "fresh":
-            return
-        before = self._key
+                return None  # it was faster: its end is its own
+        text = ""
+        if not self._finished_since(decided):
+            text = resume_text("ended", stall.reason, self._told()) if kind == "vendor" else handoff(stall.reason, self._told())
+        elif kind == "fresh":
+            return "success", 0  # there is nothing to hand over
         try:
             key = await self._relaunch(kind, text)
         except HarnessError as error:
             self._say(f"{kind} failed: {error}")
             self._took(action)
             self._watch.observe(facts.Exited(reason=ExitReason.FAILURE, detail=str(error)), self._now())
-            return
-        how = "vendor" if kind == "vendor" else "fresh"
-        resumed = facts.Resumed(number=number, maximum=self._policy.max_resumes, how=how, reason=stall.reason, key=key)
-        await self._store.append(*(Write(facts.stream_of(each), (_draft(resumed),)) for each in (before, key)))
+            return None
+        await self._goes_on_as(key, kind, stall, number)
         self._took(action)
-        self._tell_resume(stall, number)
-        self._key, self._session, self._events = key, Session(key=key), []
+        return None
+
+    async def _ends(self) -> bool:
+        """Whether the session has ended within its time."""
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await self._sessions.ended(self._key)
+        except TimeoutError:
+            return False
+        await self._catch_up()
+        return True
 
     def _ended_by_us(self) -> bool:
         exited = self._session.exited
         return exited is not None and exited.reason in (ExitReason.STOPPED, ExitReason.KILLED, ExitReason.LOST)
 
-    async def _finished(self, action: Finished) -> tuple[str, int]:
+    def _finished_since(self, seq: int) -> bool:
+        """Whether a turn of this run went well after that event: then there is nothing to go on with."""
+        stream = facts.stream_of(self._key)
+        over = [event for event in self._events if event.stream == stream and event.seq > seq and not event.erased]
+        told = [event.load(facts.TurnCompleted) for event in over if event.type == facts.TURN_COMPLETED]
+        return any(turn.outcome == "success" for turn in told)
+
+    async def _goes_on_as(self, key: str, kind: Kind, stall: Stall, number: int) -> None:
+        """Another run takes over; both streams tell it."""
+        resumed = facts.Resumed(number=number, maximum=self._policy.max_resumes, how=kind, reason=stall.reason, key=key)
+        await self._store.append(*(Write(facts.stream_of(each), (_draft(resumed),)) for each in (self._key, key)))
+        self._tell_resume(stall, number)
+        self._key, self._session = key, Session(key=key)
+
+    async def _escalate(self, reason: str, *also: Draft) -> Outcome | None:
+        """Tell a person; None if the session has moved since that was decided."""
+        if not await self._record(*also, _draft(facts.Escalated(reason=reason))):
+            return None
+        self._say(f"{reason}, escalating")
+        return "escalated", ESCALATED
+
+    async def _finish(self, action: Finished) -> Outcome:
         """It has ended; one that lingers after its result is ended, and counts as what its result was."""
         if action.lingers:
             reason = "it has given its result and does not end"
             stall = Stall(clock="result", idle_seconds=self._policy.linger_seconds, state=self._session.state, reason=reason)
             await self._record(*_stalled(stall, "stop"))
             await self._sessions.stop(self._key, by=self._store.actor, reason=reason)
-            await self._sessions.ended(self._key)
-            await self._catch_up()
+            await self._ends()
         return action.outcome, action.code
 
     def _took(self, action: Action) -> None:
         self._watch.took(action, self._now())
 
+    # What is said
+
+    async def _record(self, *drafts: Draft) -> int:
+        """Write down why, if nothing has happened since it was decided, and give the sequence; else see what has, and 0."""
+        stream = facts.stream_of(self._key)
+        guards = [Expect(stream, self._session.seq)] if self._conflicts < _MOST_CONFLICTS else []
+        try:
+            appended = await self._store.append(Write(stream, drafts), guards=guards)
+        except Conflict:  # who writes all the time would otherwise never be found to go in circles
+            self._conflicts += 1
+            await self._catch_up()
+            return 0
+        self._conflicts = 0
+        return appended.last.seq
+
     def _tell_resume(self, stall: Stall, number: int) -> None:
         idle = in_words(stall.idle_seconds)
         self._say(f"resume {number}/{self._policy.max_resumes} (idle={idle}, state={stall.state})")
 
-    def _told(self) -> Analysis:
-        return analyse(self._key, self._events, now_us=self._now().wall_us)
-
-    async def _record(self, *drafts: Draft) -> bool:
-        """Write down why, if nothing has happened since it was decided; else see what has, and False."""
-        stream = facts.stream_of(self._key)
-        try:
-            appended = await self._store.append(Write(stream, drafts), guards=[Expect(stream, self._session.seq)])
-        except Conflict:
-            await self._catch_up()
-            return False
-        for event in appended.events:
-            self._see(event)
-        return True
-
-
-def sampled(folder: Folder) -> Sample | None:
-    """What the files of a session show: how much has come and when, and what its host says of its progress, if it does."""
-    size, newest = 0, 0
-    for path in (folder.transcript, folder.errors):
-        with contextlib.suppress(OSError):
-            found = path.stat()
-            size, newest = size + found.st_size, max(newest, found.st_mtime_ns // 1000)
-    progress_us, in_tool = _pulse(folder.path / "pulse")
-    return Sample(output_bytes=size, output_us=newest, progress_us=progress_us, in_tool=in_tool) if newest else None
-
-
-def _pulse(path: Path) -> tuple[int | None, bool | None]:
-    """`MICROSECONDS 0|1`: when the agent made progress last, and whether it is in a tool."""
-    try:
-        when, in_tool = path.read_text(encoding="ascii").split()
-        return int(when), in_tool == "1"
-    except (OSError, ValueError):
-        return None, None
+    def _say(self, line: str) -> None:
+        self._print(f"harness watch: {line}")
 
 
 def _draft(payload: facts.Stalled | facts.Resumed | facts.Escalated) -> Draft:
@@ -342,7 +362,21 @@ def _stalled(stall: Stall | None, rung: str) -> tuple[Draft, ...]:
     return (_draft(told),)
 
 
-def _finished_since(events: list[Event], seq: int) -> bool:
-    """Whether a turn went well after that event: then there is nothing to go on with."""
-    over = [event for event in events if event.seq > seq and event.type == facts.TURN_COMPLETED and not event.erased]
-    return any(event.load(facts.TurnCompleted).outcome == "success" for event in over)
+def relauncher(request: LaunchRequest, sessions: Sessions, key: str) -> Relaunch:
+    """How a watched session is started anew: as it was asked for, under its id, as the successor of its newest run."""
+    newest = key
+
+    async def relaunch(kind: Kind, text: str) -> str:
+        nonlocal newest
+        before = await sessions.get(newest)
+        again = replace(
+            request,
+            id=id_of(key),
+            context=text,
+            follows=newest,
+            vendor_session=before.vendor_session if kind == "vendor" else "",
+        )
+        newest = (await asyncio.to_thread(launch, again)).key
+        return newest
+
+    return relaunch

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from harness.web.guard import Access
     from harness.web.overview import Check, Overview, Service, Ticket, ticket_of
-    from harness.web.server import WebSettings, serve, web_address
+    from harness.web.server import WebSettings, serve, serve_named, web_address
 
 _HOME = {
     "Access": "guard",
@@ -21,11 +21,23 @@ _HOME = {
     "Ticket": "overview",
     "WebSettings": "server",
     "serve": "server",
+    "serve_named": "server",
     "ticket_of": "overview",
     "web_address": "server",
 }
 
-__all__ = ["Access", "Check", "Overview", "Service", "Ticket", "WebSettings", "serve", "ticket_of", "web_address"]
+__all__ = [
+    "Access",
+    "Check",
+    "Overview",
+    "Service",
+    "Ticket",
+    "WebSettings",
+    "serve",
+    "serve_named",
+    "ticket_of",
+    "web_address",
+]
 
 
 def __getattr__(name: str) -> object:

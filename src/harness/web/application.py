@@ -6,15 +6,21 @@ from typing import cast
 
 from fastapi import FastAPI
 
-from harness.web import errors, events, incidents, invariants, services, status, tickets
+from harness.sessions.client import Sessions
+from harness.web import agentapi, errors, events, incidents, invariants, services, sessions, status, tickets
 from harness.web.context import Context
 from harness.web.guard import Access, App, Guard
 
 _DESCRIPTION = """
-Services that heal: their tickets, checks and incidents, over the ledger.
+Services that heal: their tickets, checks and incidents; agents' sessions: their messages, approvals and events. All of it
+over the ledger.
 
-Every error has the body `{"error": {"code": …, "message": …, "details": […]}}`. Follow `/api/events` for what happens.
+Every error has the body `{"error": {"code": …, "message": …, "details": […]}}`. Follow `/api/events` for what happens,
+and `/api/sessions/ID/events` for what happens in one session.
 """
+
+_WHOLE = tuple(part.router for part in (tickets, invariants, services, incidents, events, status))
+"""What a door for one session does not have."""
 
 
 def build(context: Context, access: Access, *, page: bool = True) -> App:
@@ -23,10 +29,12 @@ def build(context: Context, access: Access, *, page: bool = True) -> App:
         title="Harness", version=_version(), description=_DESCRIPTION, responses=errors.RESPONSES,
         docs_url=None, redoc_url=None,
     )  # fmt: skip
-    app.state.context = context
+    app.state.context, app.state.access = context, access
+    app.state.sessions = Sessions(context.store, context.home)
     errors.install(app)
-    for part in (tickets, invariants, services, incidents, events, status):
-        app.include_router(part.router)
+    for router in (status.alive, sessions.router, *(() if context.only else _WHOLE)):
+        app.include_router(router)
+    agentapi.install(app)
     if page:
         from harness.web import page as dashboard
 

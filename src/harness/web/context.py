@@ -10,6 +10,8 @@ from fastapi import Depends, Request
 
 from harness.ledger import Store
 from harness.recovery import Declarations
+from harness.sessions.client import Sessions
+from harness.web.guard import Access
 from harness.work import Items
 
 
@@ -24,10 +26,21 @@ class Context:
     declarations: Declarations = field(default_factory=Declarations)
     actor: str = "person:web"
     chaos: bool = False  # whether faults may be asked for: in the demo
+    only: str = ""  # key of the one session that this door is for; empty: it is for the whole home
 
 
-def _here(request: Request) -> Context:
+async def _here(request: Request) -> Context:  # async, as a plain function would take a thread for each request
     return cast("Context", request.app.state.context)
 
 
+async def _sessions(request: Request) -> Sessions:
+    return cast("Sessions", request.app.state.sessions)
+
+
+def trusted(request: Request) -> bool:
+    """Whether this request may see agents' sessions."""
+    return cast("Access", request.app.state.access).trusts(request.headers, request.scope)
+
+
 Here = Annotated[Context, Depends(_here)]
+Runs = Annotated[Sessions, Depends(_sessions)]

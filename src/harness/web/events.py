@@ -1,24 +1,28 @@
-"""`/api/events`: the ledger as server-sent events, resumed by Last-Event-ID without loss or repeat."""
+"""`/api/events`: the ledger as server-sent events, resumed by Last-Event-ID without loss or repeat.
+
+Of agents' sessions and of the questions about them it tells only those who may see sessions: see `guard.Access.trusts`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
 from harness.clock import iso
 from harness.errors import LedgerError, UsageError
 from harness.ledger import START, Cursor, Event, Store
-from harness.web.context import Here
+from harness.web import streaming
+from harness.web.context import Here, trusted
 
 router = APIRouter(tags=["events"])
 
-KEEP_ALIVE_SECONDS = 15.0
+_PRIVATE = ("session/", "question/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,7 @@ def event_row(event: Event) -> EventRow:
 @router.get("/api/events", response_class=StreamingResponse)
 async def events(
     here: Here,
+    request: Request,
     stream: Annotated[list[str] | None, Query(description="beginnings of streams' names, such as item/")] = None,
     type: Annotated[list[str] | None, Query(description="only these types")] = None,
     after: Annotated[str | None, Query(description="a cursor, `start`, or nothing for what comes from now on")] = None,
@@ -66,9 +71,8 @@ async def events(
     Without one, `after=start` begins with the first event, and nothing at all with what comes next.
     """
     start = await _start(here.store, last_event_id or after)
-    lines = _messages(here.store, start, tuple(stream or ()), tuple(type or ()))
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+    hidden = () if trusted(request) else _PRIVATE
+    return streaming.sent(_messages(here.store, start, tuple(stream or ()), tuple(type or ()), hidden))
 
 
 async def _start(store: Store, given: str | None) -> Cursor:
@@ -87,39 +91,19 @@ async def _start(store: Store, given: str | None) -> Cursor:
     return Cursor(given)
 
 
-async def _messages(store: Store, after: Cursor, streams: tuple[str, ...], types: tuple[str, ...]) -> AsyncIterator[bytes]:
+async def _messages(
+    store: Store, after: Cursor, streams: tuple[str, ...], types: tuple[str, ...], hidden: tuple[str, ...]
+) -> AsyncIterator[bytes]:
     yield f": after {after}\nretry: 1000\n\n".encode()
-    async with contextlib.aclosing(_with_silence(store, after, streams, types)) as found:
-        async for event in found:
-            yield b": still here\n\n" if event is None else message(event)
-
-
-async def _with_silence(
-    store: Store, after: Cursor, streams: tuple[str, ...], types: tuple[str, ...]
-) -> AsyncGenerator[Event | None]:
-    """The events that follow, and None whenever nothing came for a while, so that a gone reader is noticed."""
-    import asyncio
-
     followed = store.follow(after=after, streams=streams, types=types)
-    upcoming: asyncio.Future[Event] | None = None
-    try:
-        while True:
-            upcoming = upcoming or asyncio.ensure_future(followed.__anext__())
-            done, _ = await asyncio.wait({upcoming}, timeout=KEEP_ALIVE_SECONDS)
-            if done:
-                event, upcoming = upcoming.result(), None
-                yield event
-            else:
-                yield None
-    finally:
-        if upcoming is not None:
-            upcoming.cancel()
-            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                await upcoming
-        await followed.aclose()
+    async with contextlib.aclosing(streaming.with_silence(followed)) as found:
+        async for event in found:
+            if event is None:
+                yield streaming.STILL_HERE
+            elif not event.stream.startswith(hidden):
+                yield message(event)
 
 
 def message(event: Event) -> bytes:
     """One event in the form of server-sent events; its JSON has no line ends."""
-    data = msgspec.json.encode(event_row(event))
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (str(event.cursor).encode(), event.type.encode(), data)
+    return streaming.message(event.type, msgspec.json.encode(event_row(event)), id_=str(event.cursor))

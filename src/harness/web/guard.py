@@ -4,24 +4,33 @@
 * Origin: a page of another origin may not write, nor open the page's socket.
 * Body: of a bounded size, and read before anything else sees it.
 * Token: where one is set, writing takes it; beyond loopback everything does, and without one the door does not open.
+* Sessions: whoever reads or writes to an agent acts as its user, so that takes the token, and where none is set, a
+  connection of the user whom the door runs for.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from harness.errors import UsageError
+from harness.web.peers import same_user
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 COOKIE = "harness_token"
 OPEN_PATHS = frozenset({"/health"})
 MAX_BODY_BYTES = 1024 * 1024
+BODY_SECONDS = 30.0
+_NOT_YOURS = (
+    "sessions take the token, as 'Authorization: Bearer …'; where none is set (web.token), only programs of the user whom the "
+    "door runs for see them"
+)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -81,8 +90,16 @@ class Access:
         if not self.token:
             return True
         kind, _, given = headers.get("authorization", "").partition(" ")
-        offered = given.strip() if kind.lower() == "bearer" else _cookie(headers.get("cookie", ""))
-        return hmac.compare_digest(offered.encode(), self.token.encode())
+        offered = [given.strip()] if kind.lower() == "bearer" else _cookies(headers.get("cookie", ""))
+        return any(self.is_token(each) for each in offered)
+
+    def is_token(self, text: str) -> bool:
+        """Whether this is the token."""
+        return hmac.compare_digest(text.encode(), self.token.encode())
+
+    def trusts(self, headers: Mapping[str, str], scope: Mapping[str, Any]) -> bool:
+        """Whether the request may see and control agents' sessions: it has the token, or is the user's where none is set."""
+        return self.holds_token(headers) if self.token else same_user(scope.get("client"), scope.get("server"))
 
 
 def is_loopback(host: str) -> bool:
@@ -115,12 +132,19 @@ def _same_origin(headers: Mapping[str, str], host: str) -> bool:
     return origin is None or urlsplit(origin).netloc.lower() == host.lower()
 
 
-def _cookie(text: str) -> str:
+def _cookies(text: str) -> list[str]:
+    """The tokens of this and of other doors of the machine: a browser does not tell ports apart."""
     try:
-        morsel = SimpleCookie(text).get(COOKIE)
+        return [unquote(morsel.value) for name, morsel in SimpleCookie(text).items() if name.startswith(COOKIE)]
     except CookieError:
-        return ""
-    return "" if morsel is None else morsel.value
+        return []
+
+
+def _of_sessions(path: str) -> bool:
+    """Whether a path is about sessions; the pages decide for themselves what they show."""
+    return (
+        path == "/api/sessions" or path.startswith("/api/sessions/") or (path.startswith("/sessions/") and "/agentapi" in path)
+    )
 
 
 class Guard:
@@ -137,12 +161,15 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         socket = scope["type"] == "websocket"
+        if not socket and await self._welcomes(scope, headers, send):
+            return
         refusal = self._access.judge(scope.get("method", "GET"), scope["path"], headers, socket=socket)
+        if refusal is None and _of_sessions(scope["path"]) and not self._access.trusts(headers, scope):
+            refusal = Refusal(status=401, code="token_required", message=_NOT_YOURS)
         if refusal is None and not socket and scope["method"] not in READING:
-            received = await _received(receive, headers.get("content-length", ""))
-            if received is None:
-                message = f"a request's body has {MAX_BODY_BYTES} bytes at most"
-                refusal = Refusal(status=413, code="too_large", message=message)
+            received = await _in_time(receive, headers.get("content-length", ""))
+            if isinstance(received, Refusal):
+                refusal = received
             else:
                 receive = _again(received, receive)
         if refusal is None:
@@ -152,6 +179,40 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008, "reason": refusal.message[:120]})
         else:
             await self._refuse(refusal)(scope, receive, send)
+
+    async def _welcomes(self, scope: Scope, headers: Mapping[str, str], send: Send) -> bool:
+        """Whether this was a page's address with the token in it: the browser gets it as a cookie, and the page without it."""
+        query: bytes = scope.get("query_string", b"")
+        if scope["method"] != "GET" or b"token=" not in query or scope["path"].startswith("/api/"):
+            return False
+        asked = parse_qs(query.decode("latin-1"))
+        given = asked.pop("token", [""])[0]
+        host = headers.get("host", "")
+        if not (self._access.token and self._access.knows(host) and self._access.is_token(given)):
+            return False
+        name = f"{COOKIE}_{host.rpartition(':')[2]}" if host.rpartition(":")[2].isdigit() else COOKIE
+        target = f"{quote(scope['path'])}?{urlencode(asked, doseq=True)}".removesuffix("?")
+        sent = [
+            (b"location", f"/{target.lstrip('/')}".encode()),
+            (b"set-cookie", f"{name}={quote(given, safe='')}; HttpOnly; SameSite=Strict; Path=/".encode("latin-1")),
+            (b"cache-control", b"no-store"),
+            (b"content-length", b"0"),
+        ]
+        await send({"type": "http.response.start", "status": 303, "headers": sent})
+        await send({"type": "http.response.body", "body": b""})
+        return True
+
+
+async def _in_time(receive: Receive, declared: str) -> list[MutableMapping[str, Any]] | Refusal:
+    """The body, or why it is not taken."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            received = await _received(receive, declared)
+    except TimeoutError:
+        return Refusal(status=408, code="too_slow", message=f"a request's body has to come within {BODY_SECONDS:g} s")
+    if received is None:
+        return Refusal(status=413, code="too_large", message=f"a request's body has {MAX_BODY_BYTES} bytes at most")
+    return received
 
 
 async def _received(receive: Receive, declared: str) -> list[MutableMapping[str, Any]] | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,57 +18,54 @@ from harness.errors import HarnessError
 from harness.people import Question
 from harness.recovery import approvals, facts
 from harness.recovery import pause as pausing
-from harness.web import parts, requests
+from harness.sessions.client import Sessions
+from harness.web import parts, requests, session_page, session_parts
 from harness.web.context import Context
 from harness.web.errors import body
 from harness.web.feed import Feed, View
-from harness.web.guard import COOKIE, Access
+from harness.web.guard import Access
+from harness.web.parts import heading
+from harness.web.session_feed import SessionFeed
 
 pages = cast("Any", nicegui_app)  # its callbacks are declared without their arguments
 
 if TYPE_CHECKING:
     from fastapi.responses import Response
 
-_STYLE = """
-:root { --h-good: #388e3c; --h-bad: #d32f2f; --h-busy: #ff8f00; --h-none: #9e9e9e; }
-body { background: #f5f6f8; } body.body--dark { background: #14171c; }
-"""
 _WAITING = "waiting for the ledger …"
 
 
 def install(app: FastAPI, context: Context, access: Access) -> None:
-    """Serve the page at `/` of an application. Once per process: NiceGUI is one per process."""
-    feed = Feed(context.store)
-    _keep_running(feed)
+    """Serve the pages of an application. Once per process: NiceGUI is one per process."""
+    sessions = Sessions(context.store, context.home)
+    session_feed = SessionFeed(context.store, sessions)
+    session_page.install(context, sessions, access, session_feed)
+    if context.only:
+        _keep_running()
+    else:
+        feed = Feed(context.store)
+        _keep_running(feed, session_feed)
+        _install_dashboard(context, access, feed, session_feed)
 
     @app.api_route("/api/{rest:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
     def unknown(rest: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         return body(404, "not_found", f"no such path: /api/{rest}; /openapi.json lists them")
 
-    @ui.page("/")
-    def dashboard(request: Request) -> None:  # pyright: ignore[reportUnusedFunction]
-        Page(context, feed, may_act=_may_act(request, access)).build()
-
     cast("Any", ui).run_with(app, title="Harness", dark=None, show_welcome_message=False, gzip_middleware_factory=None)
 
 
-def _may_act(request: Request, access: Access) -> bool:
-    """Whether this browser holds the token; `/?token=…` gives it to it once, as a cookie."""
-    if access.holds_token(request.headers):
-        return True
-    given = request.query_params.get("token", "")
-    held = bool(given) and access.holds_token({"authorization": f"Bearer {given}"})
-    if held:
-        cookie = json.dumps(f"{COOKIE}={given}; SameSite=Strict; path=/")
-        ui.run_javascript(f"document.cookie = {cookie}; history.replaceState(null, '', '/')")
-    return held
+def _install_dashboard(context: Context, access: Access, feed: Feed, session_feed: SessionFeed) -> None:
+    @ui.page("/")
+    def dashboard(request: Request) -> None:  # pyright: ignore[reportUnusedFunction]
+        seen = session_feed if access.trusts(request.headers, request.scope) else None
+        Page(context, feed, seen, may_act=access.holds_token(request.headers)).build()
 
 
-def _keep_running(feed: Feed) -> None:
+def _keep_running(*feeds: Feed | SessionFeed) -> None:
     running: list[asyncio.Task[None]] = []
 
     def start() -> None:
-        running.append(asyncio.get_running_loop().create_task(feed.run(), name="the page's feed"))
+        running.extend(asyncio.get_running_loop().create_task(feed.run(), name="a page's feed") for feed in feeds)
 
     async def stop() -> None:
         for task in running:
@@ -84,36 +80,41 @@ def _keep_running(feed: Feed) -> None:
 class Page:
     """One browser's page."""
 
-    def __init__(self, context: Context, feed: Feed, *, may_act: bool) -> None:
+    def __init__(self, context: Context, feed: Feed, session_feed: SessionFeed | None, *, may_act: bool) -> None:
         self._context = context
         self._feed = feed
+        self._session_feed = session_feed  # None: this browser may not see sessions
         self._may_act = may_act
         self._opened: parts.Opened = {}
         self._shown: View | None = feed.view
 
     def build(self) -> None:
         """Lay the page out, and follow the feed for as long as it is open."""
-        ui.add_css(_STYLE)
+        ui.add_css(session_page.STYLE)
+        ui.add_head_html(session_parts.TICKER)
         ui.query(".nicegui-content").classes("p-0 w-full")
         with ui.header().classes("bg-slate-800 text-white items-center gap-4 py-2"):
             ui.label("Harness").classes("text-xl font-semibold")
+            session_page.navigation("overview")
             parts.label(self._context.root, "text-xs opacity-70 grow truncate")
             self._controls()
         with ui.column().classes("w-full max-w-7xl mx-auto p-4 gap-5"):
             with ui.row().classes("w-full gap-8"):
                 self._numbers()
-            _heading("Services")
+            if self._session_feed is not None:
+                session_page.Table(self._session_feed, "Agents", live=True).build()
+            heading("Services")
             with ui.row().classes("w-full gap-3"):
                 self._services()
-            _heading("Checks")
+            heading("Checks")
             with ui.row().classes("w-full gap-3"):
                 self._checks()
             with ui.row().classes("w-full gap-5 items-start"):
                 with ui.column().classes("w-full lg:w-2/5 gap-3"):
-                    _heading("Open tickets")
+                    heading("Open tickets")
                     self._tickets()
                 with ui.column().classes("w-full lg:grow lg:w-1/2 gap-3"):
-                    _heading("Incidents")
+                    heading("Incidents")
                     self._incidents()
         cast("Any", ui.context.client).on_delete(self._feed.listen(self._show))
 
@@ -217,10 +218,6 @@ class Page:
         )
         if isinstance(answer, facts.ActionRefused):
             raise HarnessError(f"refused: {answer.reason}")
-
-
-def _heading(text: str) -> None:
-    ui.label(text).classes("text-sm font-semibold uppercase tracking-wide text-grey-7")
 
 
 def _state(view: View) -> tuple[bool, bool]:

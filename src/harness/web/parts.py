@@ -67,6 +67,11 @@ def label(text: object, classes: str = "") -> ui.label:
     return ui.label(sanitise(str(text))).classes(classes)
 
 
+def heading(text: str) -> None:
+    """What stands above a part of the page."""
+    ui.label(text).classes("text-sm font-semibold uppercase tracking-wide h-dim")
+
+
 def chip(text: str, health: str) -> None:
     """A small coloured word."""
     shade = _SHADES[health]
@@ -93,13 +98,14 @@ def service_card(row: Service, *, chaos: Callable[[ChaosKind], Act] | None, rest
 
 def _buttons(row: Service, chaos: Callable[[ChaosKind], Act] | None, restart: Act | None) -> None:
     if restart is not None:
-        _small("restart", restart, "primary", f"restart-{row.name}")
+        small_button("restart", restart, "primary", f"restart-{row.name}")
     for kind in ChaosKind if chaos is not None else ():
         assert chaos is not None
-        _small(kind.value, chaos(kind), "red-7", f"chaos-{kind.value}-{row.name}")
+        small_button(kind.value, chaos(kind), "red-7", f"chaos-{kind.value}-{row.name}")
 
 
-def _small(text: str, act: Act, colour: str, mark: str) -> ui.button:
+def small_button(text: str, act: Act, colour: str, mark: str) -> ui.button:
+    """A small outlined button; tests find it by its mark."""
     button = ui.button(text, on_click=act, color=colour).props("dense outline no-caps size=sm padding='2px 8px'")
     button.props["data-button"] = mark
     return button
@@ -138,8 +144,8 @@ def _question(question: Question, answer: Callable[[Question, bool], Act] | None
             label(question.text, "text-sm break-words")
             if answer is not None:
                 with ui.row().classes("gap-1"):
-                    _small("approve", answer(question, True), "green-7", f"approve-{question.id}")
-                    _small("deny", answer(question, False), "red-7", f"deny-{question.id}")
+                    small_button("approve", answer(question, True), "green-7", f"approve-{question.id}")
+                    small_button("deny", answer(question, False), "red-7", f"deny-{question.id}")
 
 
 def story_panel(story: Story, opened: Opened, *, newest: bool) -> None:
@@ -158,13 +164,18 @@ def story_panel(story: Story, opened: Opened, *, newest: bool) -> None:
                 _entry(entry, opened)
 
 
+def tone_icon(tone: Tone) -> None:
+    """How a reader should take a line, as a picture."""
+    colour, icon = _TONES[tone]
+    ui.icon(icon).classes(f"{colour} pt-0.5")
+
+
 def _entry(entry: Entry, opened: Opened) -> None:
     told = entry.words
-    colour, icon = _TONES[told.tone]
     small = "text-xs text-grey-6" if told.tone in (Tone.QUIET, Tone.SAW) else "text-sm"
     with ui.row().classes("w-full items-start gap-2 no-wrap").props(f"data-tone={told.tone}"):
         label(f"{entry.seconds:+.1f} s", "text-xs text-grey-6 tabular-nums w-16 text-right shrink-0 pt-0.5")
-        ui.icon(icon).classes(f"{colour} pt-0.5")
+        tone_icon(told.tone)
         with ui.column().classes("gap-0 grow min-w-0"):
             if told.detail and told.tone in _FOLDED:
                 heading = told.who if told.tone is Tone.SAW else f"{told.who}: {told.text}"

@@ -16,6 +16,8 @@ from harness.web.schemas import Reason
 from harness.web.statistics import Statistics, statistics
 
 router = APIRouter(tags=["status"])
+alive = APIRouter(tags=["status"])
+"""What also a door for one session tells."""
 
 Sample = tuple[Mapping[str, str], float]
 
@@ -37,7 +39,7 @@ class Paused:
     reason: str | None
 
 
-@router.get("/health")
+@alive.get("/health")
 async def health(here: Here) -> Health:
     """Whether this door works. Never needs a token."""
     return Health(ok=True, supervised=await overview.supervised(here.store), paused=await overview.paused(here.store))

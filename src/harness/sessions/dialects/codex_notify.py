@@ -23,6 +23,7 @@ class TurnTold(msgspec.Struct, frozen=True, kw_only=True):
     thread: str
     turn: str
     summary: str
+    prompts: tuple[str, ...] = ()  # what it answered
 
 
 def parse_notification(data: bytes) -> TurnTold | None:
@@ -34,4 +35,5 @@ def parse_notification(data: bytes) -> TurnTold | None:
     last = told.input_messages[-1] if told.input_messages else ""
     if told.type != "agent-turn-complete" or (isinstance(last, str) and last.startswith(_TITLE_REQUEST)):
         return None
-    return TurnTold(thread=told.thread_id, turn=told.turn_id, summary=told.last_assistant_message or "")
+    prompts = tuple(each for each in told.input_messages if isinstance(each, str))
+    return TurnTold(thread=told.thread_id, turn=told.turn_id, summary=told.last_assistant_message or "", prompts=prompts)

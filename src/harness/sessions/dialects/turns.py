@@ -7,6 +7,7 @@ one turn may answer several messages; and it does not say that a turn was cut sh
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Literal
 
 from harness.sessions import facts
@@ -25,7 +26,7 @@ class Turns:
     def __init__(self) -> None:
         self.turn = ""  # under way; empty: none
         self._sent: dict[str, str] = {}  # by message id, as it is compared
-        self._taken: list[str] = []  # by the turn under way
+        self._taken: dict[str, str] = {}  # by the turn under way, as it is compared
 
     @property
     def waiting(self) -> bool:
@@ -47,13 +48,12 @@ class Turns:
     def taken(self, prompt: str | None, *, turn: str = "", proof: str) -> list[Report]:
         """The program took a prompt with this text; None: it took what was typed last, whatever it is."""
         ids = list(self._sent) if prompt is None else self._matching(_compared(prompt))
-        for message_id in ids:
-            del self._sent[message_id]
+        texts = {message_id: self._sent.pop(message_id) for message_id in ids}
         reports: list[Report] = []
         if not self.turn:
             self.turn = turn or str(uuid.uuid4())
             reports.append(facts.TurnStarted(turn=self.turn, message_ids=tuple(ids)))
-        self._taken += ids
+        self._taken |= texts
         reports += [Receipt(stage="accepted", message_id=message_id, turn=self.turn, proof=proof) for message_id in ids]
         return reports
 
@@ -70,11 +70,24 @@ class Turns:
         """The turn under way is over; nothing is said if there is none."""
         if not self.turn:
             return []
-        turn, ids, self.turn, self._taken = self.turn, tuple(self._taken), "", []
+        turn, ids, self.turn, self._taken = self.turn, tuple(self._taken), "", {}
         summary, error = cleaned(summary, limit=_MAX_SUMMARY), cleaned(error, limit=_MAX_SUMMARY)
         return [
             facts.TurnCompleted(turn=turn, outcome=outcome, summary=summary, error=error, message_ids=ids, more=more),
         ]
+
+    def over(self, prompts: Sequence[str], *, turn: str, summary: str, proof: str) -> list[Report]:
+        """The program says afterwards that it has answered these prompts well, which may be all that it lets on of a turn.
+
+        What it says of a turn before the one under way is not news.
+        """
+        told = [_compared(prompt) for prompt in prompts]
+        late = [prompt for prompt in prompts if self._matching(_compared(prompt))]
+        known = [text for text in self._taken.values() if text]
+        if not late and known and not any(text in each for text in known for each in told):
+            return []
+        taken = [report for prompt in late for report in self.taken(prompt, turn=turn, proof=proof)]
+        return [*taken, *self.ended("success", summary=summary)]
 
     def _matching(self, prompt: str) -> list[str]:
         """The messages that are this prompt, or, where several became one, stand in it."""

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 
 from harness.errors import HarnessError, KeyTaken
 from harness.ledger import Store
-from harness.sessions import facts
 from harness.sessions.burying import bury, session_gone
 from harness.sessions.record import folded
-
-_GRACE_SECONDS = 3.0
 
 
 async def make_room(store: Store, taken: KeyTaken, id_: str) -> None:
@@ -38,11 +34,8 @@ def bury_for_guard(deed: bytes) -> int:
 
 async def _bury(database: str, key: str) -> int:
     from harness.ledger import open_store
-    from harness.processes import end_tagged
     from harness.sessions.view import SESSIONS_VIEW
 
-    with contextlib.suppress(HarnessError):  # who cannot be ended here is left to the guard, their parent by now
-        await end_tagged(facts.stream_of(key), grace_seconds=_GRACE_SECONDS)
     async with open_store(database, actor="guard", create=False) as store:
         store.register(SESSIONS_VIEW)
         await bury(store, key)

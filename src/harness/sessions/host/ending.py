@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from typing import Literal
 
 from harness.errors import HarnessError
@@ -13,6 +14,7 @@ from harness.sessions.facts import ExitReason
 from harness.sessions.transports.base import Transport
 
 _LEAVE_SHARE = 0.4  # of a stop's budget, for the agent's own exit
+_HANG_UP_SECONDS = 0.5
 _LEAVE_SECONDS = 15.0  # at most
 _KILL_SHARE = 0.8  # of what is left, between TERM and KILL
 
@@ -82,7 +84,10 @@ class Ending:
         gentle = asyncio.ensure_future(process.stop(grace_seconds=grace))
         hurry = asyncio.ensure_future(self._hurry.wait())
         try:
-            await asyncio.wait({gentle, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({gentle, hurry}, timeout=_HANG_UP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if not gentle.done():
+                process.signal(signal.SIGHUP)  # a shell at its prompt ignores TERM, and ends when its terminal does
+                await asyncio.wait({gentle, hurry}, return_when=asyncio.FIRST_COMPLETED)
             if not gentle.done():
                 await process.stop(grace_seconds=0)
             return await gentle

@@ -342,7 +342,8 @@ class Host:
         before = await carrying.earlier(self._store, self._setup.claimed.follows) if self._setup.claimed.follows else None
         if before is None:
             return
-        self.digest.start_counters(carrying.counters(before))
+        if self._setup.request.vendor_session:
+            self.digest.start_counters(carrying.counters(before))
         for message in carrying.carried(before, takes_once=self._setup.plan.takes_once):
             again = self._setup.again(message)
             await self.record(draft(facts.QUEUED, again), guards=(self._setup.place_in_inbox,))

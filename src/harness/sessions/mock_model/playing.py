@@ -34,7 +34,7 @@ class Played:
         """Send it as its turn wants it."""
         turn, failure = self.turn, self.turn.failure
         if turn.delay:
-            pass
+            await self.client.pause(turn.delay)
         if turn.hold:
             await gates.passed(turn.hold, self.client)
         if turn.disconnect == "before":

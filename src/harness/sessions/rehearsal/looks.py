@@ -14,6 +14,7 @@ class Look:
         self, *, prompt: str, footer: str, busy: str, idle_title: str, busy_titles: Sequence[str], asking_title: str,
         ready: str, dialog: Sequence[str], trust: Sequence[str], trust_default: bool, leave: Sequence[str],
         enter_apart: float = 0.0, interrupts_to_leave: int = 2, raw: bool = True, model: str = "rehearsal",
+        boxed: bool = True,
     ) -> None:  # fmt: skip
         self.prompt = prompt
         self.footer = footer
@@ -30,6 +31,7 @@ class Look:
         self.interrupts_to_leave = interrupts_to_leave
         self.raw = raw
         self.model = model
+        self.boxed = boxed  # ruled lines above and below where one types
 
 
 LOOKS: dict[str, Look] = {
@@ -50,7 +52,7 @@ LOOKS: dict[str, Look] = {
         dialog=("  Would you like to run the following command?", "", "  $ touch rehearsed", "", "› 1. Yes, proceed (y)",
                 "  2. No, and tell Codex what to do differently (esc)", "", "  Press enter to confirm or esc to cancel"),
         trust=("  Trust this folder?", "", "› 1. Trust and continue", "  2. Exit", "", "  Press enter to continue"),
-        trust_default=True, leave=("/quit", "/exit"), enter_apart=0.3, interrupts_to_leave=1,
+        trust_default=True, leave=("/quit", "/exit"), enter_apart=0.3, interrupts_to_leave=1, boxed=False,
     ),
     "gemini": Look(
         prompt=">", footer="  rehearsal  no sandbox", busy="⠏ Rehearsing (esc to cancel, {s}s)", idle_title="◇  Ready",

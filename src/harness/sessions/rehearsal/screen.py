@@ -67,7 +67,8 @@ class Screen:
         self._frame += 1
         line = notice or self.look.busy.replace("{s}", str(int(seconds)))
         titles = self.look.busy_titles
-        self._paint([line, *extra, *self._composer(composer)], titles[self._frame % len(titles)])
+        below = () if self.look.boxed else (self._filled(self.look.footer),)
+        self._paint([line, *extra, *self._composer(composer), *below], titles[self._frame % len(titles)])
 
     def asking(self, lines: tuple[str, ...], tool: str) -> None:
         """Show a dialog instead of the composer."""
@@ -79,7 +80,7 @@ class Screen:
     def _composer(self, text: str) -> list[str]:
         shown = text.split("\n")
         line = shown[0] if len(shown) == 1 else f"[Pasted text #1 +{len(shown) - 1} lines]"
-        rule = "─" * 40
+        rule = "─" * 40 if self.look.boxed else ""
         return [rule, f"{self.look.prompt} {line}", rule]
 
     def _filled(self, text: str) -> str:

@@ -127,6 +127,8 @@ class Composer:
             if look.blocked:  # a command's own dialog, or a question of the turn that began, which will be told
                 if message.text.startswith(_COMMANDS):
                     self._tell(self._turns.done_without_turn(message.message_id, proof="screen: it opened a dialog for it"))
+                elif look.ask is not None and not self._hooked():
+                    self._tell(self._turns.taken(None, proof="screen: it asks leave"))
                 return
             if look.composer is None:
                 continue

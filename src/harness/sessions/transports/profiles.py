@@ -16,6 +16,7 @@ from harness.sessions.transports import process_table
 
 _ESCAPE, _CLEAR_LINE, _END_OF_FILE = b"\x1b", b"\x15", b"\x04"
 _CAN = frozenset({"interrupt", "receipts", "messages", "screen"})
+_AGENT_CAN = _CAN | {"probe", "turns"}
 
 
 class TerminalProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +42,7 @@ CLAUDE = TerminalProfile(
     clear=_CLEAR_LINE,
     interrupt=_ESCAPE,
     leave=(b"/exit", b"\r"),
-    can=_CAN | {"steer", "approve", "probe", "resume"},
+    can=_AGENT_CAN | {"steer", "approve", "resume"},
 )
 CODEX = TerminalProfile(
     name="codex",
@@ -51,7 +52,7 @@ CODEX = TerminalProfile(
     clear=_CLEAR_LINE,
     interrupt=_ESCAPE,
     leave=(_END_OF_FILE,),
-    can=_CAN | {"steer", "approve", "probe", "resume"},
+    can=_AGENT_CAN | {"steer", "approve", "resume"},
 )
 PLAIN = TerminalProfile(name="command")
 
@@ -64,6 +65,6 @@ def profile_of(name: str, home: Path | None = None) -> TerminalProfile:
     if name != "shell" and find_rules(name, home) is not None:
         return TerminalProfile(
             name=name, rules=name, answers_status=True, enter_after_seconds=0.35, clear=_CLEAR_LINE, interrupt=_ESCAPE,
-            can=_CAN | {"probe"},
+            can=_AGENT_CAN,
         )  # fmt: skip
     return PLAIN if process_table.readable() else TerminalProfile(name=name, rules="shell")

@@ -43,6 +43,7 @@ class Senses:
         self.read = Readings(tell).read
         self._status: ProgramStatus | None = None
         self._dialog: Reading | None = None  # that the screen shows
+        self._shown = State.STARTING  # by the screen, when it was sure last
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._ask: tuple[str, Ask] | None = None
         self._asks = 0
@@ -94,7 +95,7 @@ class Senses:
             self._tell(facts.Identified(vendor_session=told.thread))
         if told.thread == self._thread:
             self._not_later("over")
-            self.tell(self.turns.ended("success", summary=told.summary))
+            self.tell(self.turns.over(told.prompts, turn=told.turn, summary=told.summary, proof="notify"))
 
     # The Program Status Protocol
 
@@ -199,14 +200,15 @@ class Senses:
         self._ask = None
 
     def _screen_alone(self, look: Look) -> None:
-        """Turns by the screen alone: what works has taken what was typed, and what is back at its prompt is done."""
+        """Turns by the screen alone: what begins to work has taken what was typed, and what is back at its prompt is done."""
         if look.reading.confidence < _SURE:
             return
+        before, self._shown = self._shown, look.reading.state
         if look.reading.state is State.BUSY:
             self._not_later("over")
-            if self.entered and not self.turns.turn and not self.turns.waiting:
+            if before is not State.BUSY and look.empty and (self.turns.waiting or (self.entered and not self.turns.turn)):
                 self.entered = False
-                self.tell(self.turns.taken(None, proof="screen: it works"))
+                self.tell(self.turns.taken(None, proof="screen: it began to work"))
         elif look.reading.state is State.PROMPT and self.turns.turn and not self.turns.waiting:
             self._later("over", _CUT_SECONDS, lambda: self.tell(self.turns.ended("success")))
 

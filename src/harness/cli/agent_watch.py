@@ -1,0 +1,65 @@
+"""`harness run <agent> --watch`: looks after the session from the foreground, and starts it anew when the ladder says so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli.agent_words import AgentWords
+from harness.sessions.starting import Launched, LaunchRequest, launch
+
+if TYPE_CHECKING:
+    from harness.sessions.watch_policy import Policy
+    from harness.sessions.watching import Kind
+    from harness.settings import Settings
+
+_INTERRUPTED = 130
+
+
+def watch(words: AgentWords, settings: Settings, launched: Launched, request: LaunchRequest) -> int:
+    """Watch until it ends, or a person has to be told; gives the exit code. Ctrl-C ends the watch, not the session."""
+    return asyncio.run(_watch(policy_of(words), settings, launched, request))
+
+
+def policy_of(words: AgentWords) -> Policy:
+    """The patience that was asked for. Raises `UsageError`."""
+    from harness.sessions.watch_policy import policy
+
+    return policy(
+        preset=words.values.get("preset"), stall_after=words.values.get("stall-after"),
+        max_resumes=words.values.get("max-resumes"),
+    )  # fmt: skip
+
+
+async def _watch(policy: Policy, settings: Settings, launched: Launched, request: LaunchRequest) -> int:
+    from harness.ledger import open_store
+    from harness.sessions.client import Sessions
+    from harness.sessions.watching import Watcher
+
+    async with open_store(settings.database, actor="watch", create=False) as store:
+        sessions = Sessions(store, Path(settings.home))
+
+        async def relaunch(kind: Kind, text: str) -> str:
+            before = await sessions.get(launched.id)
+            vendor = before.vendor_session if kind == "vendor" else ""
+            again = replace(request, id=launched.id, context=text, follows=before.key, vendor_session=vendor)
+            return (await asyncio.to_thread(launch, again)).key
+
+        watcher = Watcher(store, sessions, launched.key, policy, say=_say, relaunch=relaunch)
+        watching = asyncio.ensure_future(watcher.run())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, watching.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            return await watching
+        _say(f"harness watch: no longer watched; {launched.id} goes on: 'harness stop --id {launched.id}' ends it")
+        return _INTERRUPTED
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

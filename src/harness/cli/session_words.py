@@ -1,0 +1,59 @@
+"""What the commands about sessions share: their options, opening the record, who asks, and times such as `90s`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.opening import actor, settings_of
+
+if TYPE_CHECKING:
+    from harness.sessions.client import Row, Sessions
+
+Id = Annotated[str, typer.Option("--id", help="The session's id, or the key of one of its runs.", show_default=False)]
+Repo = Annotated[Path | None, typer.Option(help="Only if it is of this repository.")]
+Program = Annotated[str | None, typer.Option("--cli", help="Only if it runs this program.")]
+Reason = Annotated[str, typer.Option(help="Why; it is recorded.")]
+Timeout = Annotated[str | None, typer.Option(metavar="<time>", help="At most so long, such as 90s, 8m or 1h.")]
+
+TIMED_OUT = 124
+
+
+@asynccontextmanager
+async def opened(home: Path | None, *, write: bool) -> AsyncGenerator[Sessions]:
+    """The home's sessions."""
+    from harness.ledger import open_store
+    from harness.sessions.client import Sessions
+
+    settings = settings_of(home)
+    async with open_store(settings.database, actor=asker(), create=False, read_only=not write) as store:
+        yield Sessions(store, settings.home)
+
+
+async def chosen(sessions: Sessions, name: str, repo: Path | None = None, cli: str | None = None) -> Row:
+    """The run that the options mean. Raises `NotFound`."""
+    from harness.home import find_repository
+
+    return await sessions.row(name, repo=None if repo is None else find_repository(str(repo.resolve())), cli=cli)
+
+
+def asker() -> str:
+    """Who asks: the session that this command is run in, else the person."""
+    from harness.sessions.client import sender_of
+
+    sender = sender_of(os.environ)
+    return actor() if sender is None else f"session:{sender.id}"
+
+
+def seconds(text: str | None, what: str) -> float | None:
+    """A time that was given with an option, if it was. Raises `UsageError`."""
+    if text is None:
+        return None
+    from harness.cli.agent_words import seconds_of
+
+    return seconds_of(text, what)
