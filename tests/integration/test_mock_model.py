@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anthropic
@@ -25,7 +28,8 @@ import pytest
 
 from harness.cli import main
 from harness.errors import HarnessError
-from harness.sessions.mock_model import MockModel
+from harness.sessions.mock_model import MockModel, Script
+from harness.sessions.mock_model.stage import Stage
 
 FUNCTION = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
 ANTHROPIC_TOOLS: Any = [{"name": "Bash", "description": "Runs.", "input_schema": FUNCTION}]
@@ -209,6 +213,21 @@ def test_a_stream_is_framed_as_the_providers_frame_it() -> None:
     assert numbers == list(range(len(numbers)))
 
 
+def test_streamed_arguments_are_the_arguments() -> None:
+    """The pieces of a call's arguments, put together, are one JSON value in each protocol."""
+    given = {"text": "x" * 100}
+    found: list[object] = []
+    with MockModel({"side": "main", "default": {"tools": [{"name": "Tool", "input": given}]}}) as api:
+        for path, key in (("messages", "partial_json"), ("responses", "delta"), ("chat/completions", "arguments")):
+            asked = {"model": "m", "messages": SAID, "input": SAID, "stream": True}
+            body = httpx.post(f"{api.url}/v1/{path}", json=asked).text
+            pieces = re.findall(rf'"{key}":("(?:[^"\\]|\\.)*")', body)
+            assert len(pieces) > 2
+            found.append(json.loads("".join(map(json.loads, pieces))))
+
+    assert found == [given] * 3
+
+
 # -- what goes wrong on purpose
 
 RAISED = {400: "BadRequestError", 401: "AuthenticationError", 429: "RateLimitError", 500: "InternalServerError"}
@@ -344,17 +363,42 @@ def test_a_client_that_leaves_is_not_waited_for() -> None:
         assert api.held() == {}
 
 
-def test_delays_are_kept(claude: Callable[..., Any]) -> None:
+def test_delays_are_kept() -> None:
     """`delay` comes before the first byte, `chunk_delay` between the pieces."""
-    with MockModel({"turns": [{"text": "a b", "delay": 0.2}, {"text": "a b", "chunk_delay": 0.05}]}) as api:
-        took = []
-        for _ in range(2):
+    script = {"side": "main", "turns": [{}, {"text": "a b", "delay": 0.3}, {"text": "a b", "chunk_delay": 0.05}]}
+    took: list[float] = []
+    with MockModel(script) as api, httpx.Client(base_url=api.url, timeout=20) as client:
+        for _ in range(3):
             begun = time.monotonic()
-            message(claude(api), stream=True)
+            client.post("/v1/messages", json={"model": "m", "messages": SAID, "stream": True})
             took.append(time.monotonic() - begun)
 
-    assert took[0] >= 0.2
-    assert took[1] >= 0.05 * 6
+    assert took[1] >= 0.3
+    assert took[2] >= 0.05 * 7  # between the eight frames of two words
+
+
+async def test_whoever_waits_is_told_of_each_change() -> None:
+    """A thread that waits for a held answer wakes when one arrives at the gate, not when something else happens."""
+    stage = Stage(Script())
+    looked = threading.Event()
+
+    def held() -> bool:
+        looked.set()
+        return stage.gates.held() == {"g": 1}
+
+    def wait() -> bool:
+        with stage.changed:
+            return stage.changed.wait_for(held, 20)
+
+    waiting = asyncio.get_running_loop().run_in_executor(None, wait)
+    await asyncio.to_thread(looked.wait, 20)
+    client: Any = SimpleNamespace(gone=asyncio.Event())
+    passing = asyncio.ensure_future(stage.gates.passed("g", client))
+
+    assert await waiting
+    assert stage.gates.release("g") == 1
+    async with asyncio.timeout(20):
+        await passing
 
 
 def test_waiting_ends_with_what_was_seen_instead() -> None:
@@ -506,9 +550,9 @@ def test_a_body_that_unpacks_to_too_much_is_refused() -> None:
 def test_packed_and_chunked_bodies_are_read(stream: bool) -> None:
     """Bodies come plain, as gzip, or in chunks of unknown number, and mean the same."""
     body = json.dumps({"model": "m", "messages": SAID, "stream": stream}).encode()
-    with MockModel({"side": {"text": "read"}}) as api:
-        packed = httpx.post(f"{api.url}/v1/messages", content=gzip.compress(body), headers={"content-encoding": "gzip"})
-        chunked = httpx.post(f"{api.url}/v1/messages", content=iter([body[:5], body[5:]]))
+    with MockModel({"side": {"text": "read"}}) as api, httpx.Client(base_url=api.url) as client:  # on one connection
+        chunked = client.post("/v1/messages", content=iter([body[:5], body[5:]]))
+        packed = client.post("/v1/messages", content=gzip.compress(body), headers={"content-encoding": "gzip"})
         prompts = [request.prompt for request in api.requests]
 
     assert "read" in packed.text
@@ -559,6 +603,26 @@ def test_nothing_is_left_of_it() -> None:
     assert set(threading.enumerate()) <= before
     with MockModel(port=port) as again:
         assert httpx.head(again.url).status_code == 200
+
+
+async def test_it_serves_in_a_loop_of_others() -> None:
+    """Awaited in somebody's loop, it ends its clients when it is cancelled, and leaves the loop to go on."""
+    api = MockModel({"side": {"hold": "g"}})
+    ready = asyncio.Event()
+    serving = asyncio.ensure_future(api.serve(ready.set))
+    async with asyncio.timeout(20):
+        await ready.wait()
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+        body = json.dumps({"model": "m", "messages": SAID})
+        writer.write(f"POST /v1/messages HTTP/1.1\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
+        await asyncio.to_thread(api.wait_held, "g", timeout_seconds=20)
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        assert await reader.read() == b""
+    writer.close()
+
+    assert api.requests[0].outcome == "stopped"
 
 
 def test_a_taken_port_is_said_plainly() -> None:

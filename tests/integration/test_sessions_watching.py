@@ -1,4 +1,4 @@
-"""A watched session: what the watcher asks, writes, says and returns, over a ledger in memory and a clock that is moved by hand."""
+"""A watched session: what the watcher asks, writes, says and returns, over a ledger in memory and a clock moved by hand."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ async def test_a_stalled_turn_is_interrupted_and_continued(world: World) -> None
     assert world.said[-1].startswith("harness watch: summary id=w1 resumes=1 final_state=exited outcome=success elapsed_s=51")
     stalls = await world.events(session, facts.STALLED)
     assert rungs(stalls) == ["probe", "interrupt"]
-    assert [each.reason for each in stalls][0] == "nothing has come from it for 8.0m"  # type: ignore[attr-defined]
+    assert stalls[0].reason == "nothing has come from it for 8.0m"  # type: ignore[attr-defined]
     (resumed,) = await world.events(session, facts.RESUMED)
     assert (resumed.number, resumed.maximum, resumed.how) == (1, 1, "interrupt")  # type: ignore[attr-defined]
     (message,) = await world.events(session, facts.QUEUED)

@@ -54,6 +54,6 @@ def seconds(text: str | None, what: str) -> float | None:
     """A time that was given with an option, if it was. Raises `UsageError`."""
     if text is None:
         return None
-    from harness.cli.agent_words import seconds_of
+    from harness.sessions import watch_policy
 
-    return seconds_of(text, what)
+    return watch_policy.seconds(text, name=what)

@@ -145,7 +145,7 @@ def _secret(name: str) -> bool:
 def _opened(log: Path) -> IO[bytes]:
     """The log, readable for its owner alone: it holds prompts."""
     try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as problem:
         raise UsageError(f"{log}: cannot be written: {problem.strerror}") from problem
     return os.fdopen(descriptor, "ab", buffering=0)
