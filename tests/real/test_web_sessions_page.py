@@ -54,6 +54,7 @@ class Door:
         (root / ".harness").mkdir(mode=0o700)
         (root / "harness.toml").write_text(f'[web]\nport = {self.port}\ntoken = "{token}"\n', encoding="utf-8")
         self.process: subprocess.Popen[bytes] | None = None
+        self.started: list[str] = []
 
     @property
     def url(self) -> str:
@@ -72,6 +73,11 @@ class Door:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def start(self, id_: str, *words: str) -> None:
+        """A real session, which ends with the test."""
+        self.run("run", "--detach", "--id", id_, *words)
+        self.started.append(id_)
+
     def open(self) -> None:
         self.process = subprocess.Popen((sys.executable, "-m", "harness", "web"), cwd=self.root, env=self.environment)
         end = time.monotonic() + 30
@@ -85,8 +91,8 @@ class Door:
         raise AssertionError("not ready within 30 s")
 
     def close(self) -> None:
-        if (self.home / "harness.db").exists():
-            self.run("stop", "--all", "--timeout", "5")
+        for id_ in self.started:
+            self.run("stop", "--id", id_, "--timeout", "10")
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(timeout=30)
@@ -105,7 +111,7 @@ async def page() -> AsyncIterator[Page]:
     async with playwright.async_playwright() as driver:
         browser = await driver.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
         page = await browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(30_000)
         yield page
         await browser.close()
 
@@ -148,7 +154,7 @@ async def tell(store: SQLiteStore, key: str, *told: tuple[str, msgspec.Struct]) 
 
 async def test_a_terminal_is_watched_typed_into_and_ended(door: Door, page: Page) -> None:
     """From the table to the session; what is typed goes nowhere until it is switched on; a message arrives; stop ends it."""
-    door.run("run", "--detach", "--id", "w1", "--description", "a shell", "bash", "--", "--norc")
+    door.start("w1", "--description", "a shell", "bash", "--", "--norc")
     door.open()
     requested: list[str] = []
     broken: list[str] = []

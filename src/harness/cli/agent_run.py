@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from harness.cli.agent_words import AgentWords
 from harness.errors import UsageError
-from harness.sessions.starting import AgentDied, Launched, Launching, LaunchRequest
+from harness.sessions import AgentDied, Launched, Launching, LaunchRequest
 
 if TYPE_CHECKING:
-    from harness.sessions.settings import SessionSettings
+    from harness.sessions import SessionSettings
     from harness.settings import Settings
 
 
@@ -60,7 +60,7 @@ def _check_together(words: AgentWords) -> None:
 
 
 def _settings(words: AgentWords) -> tuple[Settings, SessionSettings]:
-    from harness.sessions.settings import SessionSettings
+    from harness.sessions import SessionSettings
     from harness.settings import load_settings, prepare_home
 
     settings = load_settings(home=words.values.get("home"))
@@ -157,7 +157,7 @@ def _in_worktree(words: AgentWords, request: LaunchRequest, settings: Settings) 
     from dataclasses import replace
 
     from harness.repo import Worktrees
-    from harness.sessions.ids import check_id, new_id
+    from harness.sessions import check_id, new_id
 
     id_ = check_id(request.id) if request.id else new_id()
     branch = words.optional["worktree"] or f"harness/{id_}"

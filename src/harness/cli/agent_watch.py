@@ -8,14 +8,13 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from harness.cli.agent_words import AgentWords
-from harness.sessions.starting import Launched, LaunchRequest, launch
+from harness.sessions import Launched, LaunchRequest, launch
 
 if TYPE_CHECKING:
     from harness.sessions.watch_policy import Policy
-    from harness.sessions.watching import Kind
     from harness.settings import Settings
 
 _INTERRUPTED = 130
@@ -38,13 +37,13 @@ def policy_of(words: AgentWords) -> Policy:
 
 async def _watch(policy: Policy, settings: Settings, launched: Launched, request: LaunchRequest) -> int:
     from harness.ledger import open_store
+    from harness.sessions import Watcher
     from harness.sessions.client import Sessions
-    from harness.sessions.watching import Watcher
 
     async with open_store(settings.database, actor="watch", create=False) as store:
         sessions = Sessions(store, Path(settings.home))
 
-        async def relaunch(kind: Kind, text: str) -> str:
+        async def relaunch(kind: Literal["vendor", "fresh"], text: str) -> str:
             before = await sessions.get(launched.id)
             vendor = before.vendor_session if kind == "vendor" else ""
             again = replace(request, id=launched.id, context=text, follows=before.key, vendor_session=vendor)

@@ -371,7 +371,7 @@ def known_views() -> list[View]:
     from harness.kernel import PROGRESS_VIEW, RUNS_VIEW
     from harness.people import QUESTIONS_VIEW
     from harness.recovery.history import ENVELOPE_VIEW
-    from harness.sessions.view import SESSIONS_VIEW
+    from harness.sessions import SESSIONS_VIEW
     from harness.work import ITEM_VIEW
 
     return [ITEM_VIEW, QUESTIONS_VIEW, ENVELOPE_VIEW, RUNS_VIEW, PROGRESS_VIEW, SESSIONS_VIEW]

@@ -46,7 +46,7 @@ def open_door(
 
     Raises `AddressTaken`, `HarnessError`.
     """
-    from harness.sessions.ids import Folder, write_private
+    from harness.sessions import Folder, write_private
 
     if listening is None and port is None:
         raise UsageError("a session's web door needs a port")
@@ -93,7 +93,7 @@ def main() -> int:
     import asyncio
     import socket
 
-    from harness.sessions.ids import Folder
+    from harness.sessions import Folder
     from harness.settings import load_settings
     from harness.web.guard import Access
     from harness.web.server import WebSettings, serve_session

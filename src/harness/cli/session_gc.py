@@ -38,7 +38,7 @@ def gc(
       harness gc --dry-run
       harness gc --keep-days 7
     """
-    from harness.sessions.settings import SessionSettings
+    from harness.sessions import SessionSettings
 
     days = settings_of(home).section("sessions", SessionSettings).keep_days if keep_days is None else keep_days
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from harness.errors import ProcessError
 
 if TYPE_CHECKING:
-    from harness.sessions.starting import Launched
+    from harness.sessions import Launched
 
 SESSION = "harness"
 _SECONDS = 10.0

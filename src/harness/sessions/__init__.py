@@ -1,7 +1,9 @@
 """Agent programs: start, talk to, watch and record them. Import from here, not from the modules inside.
 
 A session is one run of an agent program under a host process of its own. Owns the streams `session/KEY` and the folders
-`HOME/sessions/`. The host side (`guard`, `host`) and the client side (`client`) meet in the ledger only.
+`HOME/sessions/`. The host side (`guard`, `host`) and the client side (`client`) meet in the ledger only. What is said about
+a session is in `facts`, what its events tell in `record`, both open to everybody; so are `published`, `watch_policy`,
+`client`, `guide`, `rehearsal` and `mock_model`.
 """
 
 from __future__ import annotations
@@ -10,15 +12,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.sessions.starting import Launched, LaunchRequest, launch
+    from harness.sessions.burying import bury, session_gone
+    from harness.sessions.ids import Folder, check_id, new_id, write_private
+    from harness.sessions.settings import SessionSettings
+    from harness.sessions.starting import AgentDied, Launched, Launching, LaunchRequest, launch
+    from harness.sessions.view import SESSIONS_VIEW
+    from harness.sessions.watching import Watcher
 
 _HOME = {
-    "LaunchRequest": "starting",
-    "Launched": "starting",
+    "AgentDied": "starting",
+    "bury": "burying",
+    "check_id": "ids",
+    "Folder": "ids",
     "launch": "starting",
+    "Launched": "starting",
+    "Launching": "starting",
+    "LaunchRequest": "starting",
+    "new_id": "ids",
+    "session_gone": "burying",
+    "SESSIONS_VIEW": "view",
+    "SessionSettings": "settings",
+    "Watcher": "watching",
+    "write_private": "ids",
 }
 
-__all__ = ["LaunchRequest", "Launched", "launch"]
+__all__ = [
+    "SESSIONS_VIEW",
+    "AgentDied",
+    "Folder",
+    "LaunchRequest",
+    "Launched",
+    "Launching",
+    "SessionSettings",
+    "Watcher",
+    "bury",
+    "check_id",
+    "launch",
+    "new_id",
+    "session_gone",
+    "write_private",
+]
 
 
 def __getattr__(name: str) -> object:

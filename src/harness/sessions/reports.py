@@ -73,8 +73,15 @@ class Cumulative(msgspec.Struct, frozen=True, kw_only=True):
     before: bool = False  # used before this process, or by nobody (they began anew): counting starts from here
 
 
+class Useless(msgspec.Struct, frozen=True, kw_only=True):
+    """The program runs and will never take a message; the host ends it with this reason."""
+
+    reason: str
+
+
 Report = (
-    Reading
+    Useless
+    | Reading
     | Receipt
     | ApprovalAsked
     | ApprovalSettled

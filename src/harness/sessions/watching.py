@@ -267,7 +267,7 @@ class Watcher:
         except HarnessError as error:
             self._say(f"{kind} failed: {error}")
             self._took(action)
-            pass
+            self._watch.observe(facts.Exited(reason=ExitReason.FAILURE, detail=str(error)), self._now())
             return None
         await self._goes_on_as(key, kind, stall, number)
         self._took(action)

@@ -18,6 +18,11 @@ class LineDialect(Protocol):
     can: frozenset[str]
     """Of: steer, interrupt, approve, receipts, usage, resume, probe, messages (more than the first)."""
 
+    @property
+    def failed(self) -> str:
+        """Why the program runs and will never take a message; empty: it may."""
+        ...
+
     def opening(self) -> tuple[bytes, ...]:
         """What to write as soon as the program runs."""
         ...

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 
 from harness.sessions import facts
-from harness.sessions.dialects.claude.fields import NotJson, Object, as_object, decoded, part, text
 from harness.sessions.dialects.claude.items import brief, call_of, summary_of
+from harness.sessions.dialects.fields import NotJson, Object, as_object, decoded, part, text
 from harness.sessions.dialects.turns import Outcome, Turns
 from harness.sessions.facts import Source, State
 from harness.sessions.reports import ApprovalAsked, ApprovalSettled, Progress, Reading, Report

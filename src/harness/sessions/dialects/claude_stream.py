@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from harness.errors import UsageError
 from harness.sessions.dialects.claude.asking import Asking
-from harness.sessions.dialects.claude.fields import NotJson, Object, as_object, count, decoded, part, text, truth
 from harness.sessions.dialects.claude.identity import Identity, told_by
 from harness.sessions.dialects.claude.items import Items, brief, task_item, tasks_of
 from harness.sessions.dialects.claude.outgoing import Requests, message_line
 from harness.sessions.dialects.claude.states import States, reading, retried
 from harness.sessions.dialects.claude.turns import Turns
 from harness.sessions.dialects.claude.usage import Meter
+from harness.sessions.dialects.fields import NotJson, Object, as_object, count, decoded, part, text, truth
 from harness.sessions.facts import Identified, ItemCompleted, Mode, Noted, State, TurnCompleted, Unrecognised
 from harness.sessions.reports import ApprovalAsked, Decision, Outgoing, Progress, Report, Step
 
@@ -40,6 +40,8 @@ _NOTICES = frozenset({
 
 class ClaudeStream:
     """See `LineDialect`. `mode` is `stream`, or `once` for a program that takes no messages after its first."""
+
+    failed = ""
 
     def __init__(self, mode: Mode = Mode.STREAM) -> None:
         once = mode is Mode.ONCE

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 
 from harness.errors import NotFound, UsageError
-from harness.sessions.dialects.claude.fields import NotJson, Object, as_object, decoded, part, text
 from harness.sessions.dialects.codex.account import LIMIT, Outcome, retried, tokens_of
 from harness.sessions.dialects.codex.items import CALLS, arguments_text, brief, item_of
+from harness.sessions.dialects.fields import NotJson, Object, as_object, decoded, part, text
 from harness.sessions.facts import Identified, Limited, Noted, Source, State, TurnCompleted, TurnStarted, Unrecognised
 from harness.sessions.reports import Decision, Outgoing, Progress, Reading, Receipt, Report, Step
 
@@ -26,6 +26,7 @@ class CodexExec:
     """See `LineDialect`. `message_id` is the prompt's, where it has one; `resumed`: the thread had turns before."""
 
     can = frozenset({"receipts", "usage", "resume"})
+    failed = ""
 
     def __init__(self, *, message_id: str | None = None, model: str = "", resumed: bool = False) -> None:
         self._message_id = message_id

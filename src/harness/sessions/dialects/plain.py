@@ -12,6 +12,7 @@ class PlainDialect:
     """See `LineDialect`. Every line is a sign of progress; what it means nobody knows."""
 
     can: frozenset[str] = frozenset()
+    failed = ""
 
     def opening(self) -> tuple[bytes, ...]:
         return ()

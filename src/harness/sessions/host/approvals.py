@@ -76,7 +76,7 @@ class Approvals:
         )  # fmt: skip
 
     async def _put(self, asked: ApprovalAsked, deadline_us: int) -> Question:
-        from harness.people.questions import digest_of
+        from harness.people import digest_of
 
         session = self._recorder.session
         return await self._questions().ask(

@@ -22,6 +22,7 @@ from harness.sessions.reports import (
     Reading,
     Receipt,
     Report,
+    Useless,
 )
 from harness.sessions.state import Board
 
@@ -38,6 +39,7 @@ class Digest:
         self.own_turns = False  # the program has none: they are read off its state
         self.asked: list[ApprovalAsked] = []  # for the host to see to; it empties this
         self.settled: list[ApprovalSettled] = []
+        self.useless = ""  # why the program will never take a message; empty: it may
         self.last_progress_us = 0
         self.last_output_us = 0
         self.in_tool = False
@@ -75,6 +77,9 @@ class Digest:
         match report:
             case Progress():
                 self.progress(report, now_us)
+                return []
+            case Useless():
+                self.useless = report.reason
                 return []
             case Reading():
                 self.board.take(report, now_us)

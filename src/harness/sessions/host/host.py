@@ -378,8 +378,14 @@ class Host:
             await self._approvals.settle(each)
 
     def _see_to_limits(self) -> None:
+        if self._ending is not None:
+            return
+        if self.digest.useless:
+            request = facts.StopRequested(by="harness", reason=self.digest.useless, timeout_seconds=5.0)
+            self._stop(request, ExitReason.FAILURE)
+            return
         crossed = self.limits.crossed(self.recorder.session, self._store.clock.now_us())
-        if crossed and self._ending is None:
+        if crossed:
             self._stop(facts.StopRequested(by="limits", reason=crossed, timeout_seconds=10.0), ExitReason.TIMEOUT)
 
     # What is watched

@@ -169,7 +169,7 @@ class Setup:
 
     def price(self, usage: facts.Usage) -> float | None:
         """What the tokens cost by the list price; None if nobody knows the model's."""
-        from harness.spend.prices import cost_micro_usd, price_of
+        from harness.spend import cost_micro_usd, price_of
 
         price = price_of(usage.model) if usage.model else None
         if price is None:

@@ -152,8 +152,7 @@ class MockModel:
         finally:
             loop.remove_reader(listening)
             listening.close()
-            for task in self._clients:
-                task.cancel()
+            self._clients.clear()
             await asyncio.gather(*self._clients, return_exceptions=True)
             self._stage.records.close()
 

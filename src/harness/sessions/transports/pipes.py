@@ -10,7 +10,7 @@ from harness.errors import ProcessError
 from harness.processes import Lines, Process, RotatingLog, Size, Spec, spawn
 from harness.sessions.dialects.base import LineDialect
 from harness.sessions.facts import Source, State
-from harness.sessions.reports import Decision, Outgoing, Progress, Reading, Step
+from harness.sessions.reports import Decision, Outgoing, Progress, Reading, Step, Useless
 from harness.sessions.transports.base import Tell
 
 MAX_LINE_BYTES = 64 << 20
@@ -42,6 +42,7 @@ class PipesTransport:
         self._tell: Tell = lambda _report: None
         self._viewer: Callable[[bytes], object] | None = None
         self._unsent: list[bytes] = []
+        self._failed = ""
         self.name = spec.name
         told = {"messages", "steer", "interrupt", "probe", "approve"} if not spec.input else set[str]()
         self.can = (dialect.can | {"turns"}) - told
@@ -70,6 +71,9 @@ class PipesTransport:
         step: Step = self._dialect.feed(line)
         for report in step.reports:
             self._tell(report)
+        if (failed := self._dialect.failed) and not self._failed:
+            self._failed = failed
+            self._tell(Useless(reason=failed))
         if step.replies:
             self._reply(step.replies)
 

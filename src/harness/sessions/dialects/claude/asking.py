@@ -8,8 +8,8 @@ from __future__ import annotations
 import msgspec
 
 from harness.errors import NotFound
-from harness.sessions.dialects.claude.fields import Object, encoded, part, parts, text
 from harness.sessions.dialects.claude.items import brief, summary_of
+from harness.sessions.dialects.fields import Object, encoded, part, parts, text
 from harness.sessions.facts import Noted, Unrecognised
 from harness.sessions.reports import ApprovalAsked, ApprovalSettled, Decision, Report, Step
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.sessions.dialects.claude.fields import Object, part, text, texts
+from harness.sessions.dialects.fields import Object, part, text, texts
 from harness.sessions.facts import Identified
 
 _MEMORY = "/memory"

@@ -8,7 +8,7 @@ from hashlib import sha256
 import msgspec
 from msgspec.structs import replace
 
-from harness.sessions.dialects.claude.fields import Object, part, parts, seconds, text, truth, words
+from harness.sessions.dialects.fields import Object, part, parts, seconds, text, truth, words
 from harness.sessions.facts import ItemCompleted
 from harness.sessions.reports import Progress, Report
 from harness.text import cleaned, clipped

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.errors import UsageError
-from harness.sessions.dialects.claude.fields import Object, encoded
+from harness.sessions.dialects.fields import Object, encoded
 from harness.sessions.facts import Placing
 from harness.sessions.reports import Outgoing
 

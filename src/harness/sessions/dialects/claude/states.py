@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.sessions.dialects.claude.fields import Object, count, number, text, truth
 from harness.sessions.dialects.claude.items import brief
+from harness.sessions.dialects.fields import Object, count, number, text, truth
 from harness.sessions.facts import Limited, Noted, Retried, Source, State
 from harness.sessions.reports import Progress, Reading, Report
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from harness.sessions.dialects.claude.fields import Object, count, number, text, texts, truth
 from harness.sessions.dialects.claude.items import brief
+from harness.sessions.dialects.fields import Object, count, number, text, texts, truth
 from harness.sessions.facts import ItemCompleted, TurnCompleted, TurnStarted, Unrecognised
 from harness.sessions.reports import Receipt, Report
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from harness.sessions.dialects.claude.fields import Object, as_object, count, number, part
+from harness.sessions.dialects.fields import Object, as_object, count, number, part
 from harness.sessions.reports import Cumulative
 
 

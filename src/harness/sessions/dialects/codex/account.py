@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from harness.sessions.dialects.claude.fields import Object, as_object, count, number, part, text
 from harness.sessions.dialects.codex.items import brief
+from harness.sessions.dialects.fields import Object, as_object, count, number, part, text
 from harness.sessions.facts import Limited, Retried
 from harness.sessions.reports import Cumulative
 

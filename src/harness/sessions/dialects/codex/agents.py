@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.sessions.dialects.claude.fields import Object, part, text
+from harness.sessions.dialects.fields import Object, part, text
 
 _MAX_AGENTS = 1_000
 

@@ -10,8 +10,8 @@ from enum import StrEnum
 
 import msgspec
 
-from harness.sessions.dialects.claude.fields import Object, part, parts, text, texts
 from harness.sessions.dialects.codex.items import PATCH, SHELL, arguments_text, brief, changed_paths, script_of
+from harness.sessions.dialects.fields import Object, part, parts, text, texts
 from harness.sessions.reports import Decision
 
 

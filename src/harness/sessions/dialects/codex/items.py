@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import msgspec
 
-from harness.sessions.dialects.claude.fields import Object, number, part, parts, text, texts, words
+from harness.sessions.dialects.fields import Object, number, part, parts, text, texts, words
 from harness.sessions.facts import ItemCompleted
 from harness.text import cleaned, clipped
 

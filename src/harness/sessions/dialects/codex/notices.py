@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.sessions.dialects.claude.fields import Object, part, parts, text
 from harness.sessions.dialects.codex.items import brief
+from harness.sessions.dialects.fields import Object, part, parts, text
 from harness.sessions.facts import Noted
 from harness.sessions.reports import Progress, Report
 

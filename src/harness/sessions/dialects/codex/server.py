@@ -19,11 +19,11 @@ from typing import TypeGuard
 import msgspec
 
 from harness.errors import NotFound, UsageError
-from harness.sessions.dialects.claude.fields import NotJson, Object, as_object, decoded, encoded, part, parts, text
 from harness.sessions.dialects.codex import asked
 from harness.sessions.dialects.codex.items import brief
 from harness.sessions.dialects.codex.options import ThreadOptions
 from harness.sessions.dialects.codex.thread import Thread
+from harness.sessions.dialects.fields import NotJson, Object, as_object, decoded, encoded, part, parts, text
 from harness.sessions.facts import Identified, Noted, Placing, Source, State, Unrecognised
 from harness.sessions.reports import ApprovalAsked, ApprovalSettled, Decision, Outgoing, Progress, Reading, Receipt, Step
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from harness.sessions.dialects.claude.fields import Object, number, part, parts, text, texts
 from harness.sessions.dialects.codex.account import LIMIT, Allowance, Meter, error_text, outcome_of, retried
 from harness.sessions.dialects.codex.agents import Agents
 from harness.sessions.dialects.codex.items import CALLS, arguments_text, brief, item_of, plan_of
 from harness.sessions.dialects.codex.notices import LIFE, Notices
 from harness.sessions.dialects.codex.turns import Turn, Turns
+from harness.sessions.dialects.fields import Object, number, part, parts, text, texts
 from harness.sessions.facts import Identified, Limited, Noted, Source, State, TurnCompleted, TurnStarted, Unrecognised
 from harness.sessions.reports import Progress, Reading, Receipt, Report
 

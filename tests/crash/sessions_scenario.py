@@ -1,0 +1,544 @@
+"""A session's life in which somebody is killed, and the run that continues it; driven by `test_sessions_crash`.
+
+Run as a program: `sessions_scenario.py FOLDER points TWIN VICTIM PHASES [FIRST STEP LAST]` kills at each write in turn until
+nobody is hit any more, `sessions_scenario.py FOLDER random COUNT SEED` at any instant. It prints one JSON line for each
+point: whether somebody was killed, and what is wrong with what came of it.
+
+Victims: `host`; `guard`; `both` (guard, then host: only a client can bury the session); `burier` (who records the host's
+end); `client` (who sends, withdraws, approves and stops). `burier` and `client` are killed at writes of their own, the
+others at those of the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import random
+import re
+import signal
+import sqlite3
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import harness.ledger
+import harness.people.questions
+import harness.repo
+import harness.sessions.dialects.claude_launch
+import harness.sessions.dialects.claude_stream
+import harness.sessions.dialects.codex.server
+import harness.sessions.dialects.codex_launch
+import harness.sessions.transports.profiles
+import harness.sessions.transports.terminal
+import harness.spend.prices
+import harness.text  # noqa: F401 - what is loaded when needed is loaded here, before the forks
+from harness.errors import HarnessError
+from harness.ledger import Event, SQLiteStore
+from harness.processes import become_subreaper, find
+from harness.sessions import LaunchRequest, facts, guard, launch, starting
+from harness.sessions.client import Sessions
+from harness.sessions.facts import MessageStatus
+from harness.sessions.host import burying, main as host_main  # noqa: F401
+from harness.sessions.record import Message, Session, folded
+from harness.sessions.rehearsal.catalogue import REHEARSALS, install
+from harness.sessions.starting import Launched
+from harness.sessions.view import SESSIONS_VIEW
+
+RUN_SECONDS = 40
+REAP_SECONDS = 10.0
+BURIED_HOST_AT = 12  # the write at which the host dies when it is its burier that is to be killed
+LONGEST_LIFE_SECONDS = 1.2
+WORDS = re.compile(r"\bm\d\b")
+AFTER_THE_END = {facts.QUEUED, facts.WITHDRAWN, facts.STOP_REQUESTED, facts.INTERRUPT_REQUESTED, facts.PROBE_REQUESTED}
+MOVES = {
+    (None, facts.QUEUED),
+    *(("queued", each) for each in (facts.WRITTEN, facts.DROPPED, facts.EXPIRED, facts.WITHDRAWN, facts.FAILED)),
+    *(("written", each) for each in (facts.ACCEPTED, facts.COMPLETED, facts.FAILED, facts.LOST)),
+    *(("accepted", each) for each in (facts.COMPLETED, facts.FAILED)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A rehearsed program and how it is talked to."""
+
+    rehearsal: str
+    mode: str
+    asks: bool = True  # it can be made to ask for leave
+    resumes: bool = True
+    heard_is_noted: bool = True  # a receipt comes after the line in its journal, not before
+
+
+TWINS = {
+    "stream": Twin("claude", "stream"),
+    "app-server": Twin("codex", "app-server"),
+    "pty": Twin("claude", "pty", asks=False, resumes=False),
+    "shell": Twin("terminal", "pty", asks=False, resumes=False, heard_is_noted=False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """Who is killed, and when: at a write (`at`, `phase`) or so many seconds after it began."""
+
+    victim: str = ""
+    at: int = 0
+    phase: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class World:
+    """One life: its folder, its program and its fate. The forks read it; nobody changes it."""
+
+    root: Path
+    twin: Twin
+    strike: Strike
+    wrong: list[str] = field(default_factory=list[str])
+
+    @property
+    def home(self) -> Path:
+        return self.root / "h"
+
+    @property
+    def database(self) -> str:
+        return str(self.home / "h.db")
+
+    def request(self, **more: Any) -> LaunchRequest:
+        if self.twin.rehearsal == "terminal":
+            words = ("-m", "harness.sessions.rehearsal.terminal", "--like", "shell", *self._flags())
+            return self._request(sys.executable, words, **more)
+        program = install(REHEARSALS[self.twin.rehearsal], [*self._flags()], self.root / "bin")
+        return self._request(str(program), (), **more)
+
+    def _flags(self) -> tuple[str, ...]:
+        return ("--journal", str(self.root / "journal"), "--work", "0.01", "--turn", "99")
+
+    def _request(self, cli: str, words: tuple[str, ...], **more: Any) -> LaunchRequest:
+        return LaunchRequest(
+            home=str(self.home), database=self.database, cli=cli, agent_args=words, id="w1", mode=self.twin.mode,
+            cwd=str(self.root), timeout_seconds=RUN_SECONDS, inbox_ttl_seconds=600.0, approvals={"deadline_seconds": 30.0}, **more,
+        )  # fmt: skip
+
+    def killed(self) -> None:
+        """It is about to happen."""
+        with open(self.root / "killed", "a", encoding="ascii") as file:  # noqa: PTH123 - no more than must be
+            file.write(f"{self.strike}\n")
+
+    def heard(self) -> list[str]:
+        """The messages that the program has got, in order."""
+        path = self.root / "journal"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [word for line in lines if line["event"] == "message" for word in WORDS.findall(line["text"])[:1]]
+
+
+# The deaths
+
+
+class Connection:
+    """A writer's connection that has somebody killed at one of its commits."""
+
+    def __init__(self, connection: Any, at: int, phase: str, kill: Callable[[], None]) -> None:
+        self._connection = connection
+        self._at = at
+        self._phase = phase
+        self._kill = kill
+        self._count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, sql: str, *values: Any) -> Any:
+        if sql == "BEGIN IMMEDIATE":
+            self._count += 1
+            self._strike("before")
+        if sql == "COMMIT":
+            self._strike("inside")
+        result = self._connection.execute(sql, *values)
+        if sql == "COMMIT":
+            self._strike("after")
+        return result
+
+    def _strike(self, phase: str) -> None:
+        if self._count == self._at and phase == self._phase:
+            self._kill()
+
+
+def open_mortal(world: World, roles: Sequence[str]) -> Callable[..., SQLiteStore]:
+    """What opens the ledger in a process of these roles."""
+    strike = world.strike
+
+    def kill() -> None:
+        world.killed()
+        if strike.victim in ("guard", "both"):
+            os.kill(os.getppid(), signal.SIGKILL)
+        if strike.victim != "guard":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def opened(place: str, *, actor: str = "test", create: bool = True) -> SQLiteStore:
+        store = SQLiteStore(place, actor=actor, create=create, durability="process")
+        at = BURIED_HOST_AT if strike.victim == "burier" and "host" in roles else strike.at
+        phase = "after" if at != strike.at else strike.phase
+        if at and (strike.victim in roles or at != strike.at):
+            writer: Any = store._writer
+            writer.connection = Connection(writer.connection, at, phase, kill)
+        return store
+
+    return opened
+
+
+def in_seconds(world: World, role: str) -> None:
+    """Have the system end this process without a word at its time."""
+    if world.strike.victim == role and world.strike.seconds:
+        signal.setitimer(signal.ITIMER_REAL, world.strike.seconds)
+
+
+class ForkedGuard:
+    """What `subprocess.Popen` gives, for a guard that is forked from here: all that it imports is there already."""
+
+    world: World
+
+    def __init__(self, _argv: Sequence[str], *, env: dict[str, str], **_: Any) -> None:
+        request, asking = os.pipe()
+        telling, answer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._become(request, answer, env)
+        os.close(request)
+        os.close(answer)
+        self.stdin = os.fdopen(asking, "wb")
+        self.stdout = os.fdopen(telling, "rb")
+
+    def _become(self, request: int, answer: int, env: dict[str, str]) -> NoReturn:
+        code = 1
+        try:
+            os.setsid()
+            os.dup2(request, 0)
+            os.dup2(answer, 1)
+            os.closerange(3, 1024)
+            os.environ.clear()
+            os.environ.update(env)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            mortal(self.world)
+            code = guard.main()
+        except BaseException:  # noqa: BLE001 - nobody is above it
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def wait(self) -> None:
+        os.waitpid(self.pid, 0)
+
+
+def mortal(world: World) -> None:
+    """In a guard-to-be: it, its host and who buries the session meet their fate."""
+    being, running = guard._become_subreaper, guard._run_host
+
+    def guarding() -> None:
+        in_seconds(world, "guard")
+        being()
+
+    def hosting(will: int) -> None:
+        in_seconds(world, "host")
+        running(will)
+
+    guard._become_subreaper = guarding
+    guard._run_host = hosting
+    host_main.open_store = open_mortal(world, ("host", "guard", "both"))  # type: ignore[assignment]
+    harness.ledger.open_store = open_mortal(world, ("burier",))  # type: ignore[assignment]
+
+
+def start(world: World, **more: Any) -> Launched:
+    """Start a run of the session."""
+    ForkedGuard.world = world
+    starting.subprocess.Popen = ForkedGuard  # type: ignore[assignment,misc]
+    return launch(world.request(**more))
+
+
+# The life
+
+
+class Client:
+    """Sends, withdraws, approves and stops, and tells through a pipe what it was promised."""
+
+    def __init__(self, world: World, store: SQLiteStore, key: str, told: int) -> None:
+        self.world = world
+        self.sessions = Sessions(store, world.home)
+        self.key = key
+        self._told = told
+
+    async def send(self, word: str, flags: str = "", **how: Any) -> str:
+        text = f"rehearse: --answer {word} {flags}" if flags else word
+        id_ = await self.sessions.send(self.key, text, **how)
+        os.write(self._told, f"sent {word} {id_}\n".encode())
+        return id_
+
+    async def reached(self, id_: str, *statuses: MessageStatus) -> Message:
+        return await self.sessions.message(self.key, id_, until=statuses or facts.FINAL_STATUSES)
+
+    async def live(self) -> None:
+        """Until it has stopped; whoever is killed meanwhile."""
+        gate = self.world.root / "gate"
+        asks = self.world.twin.asks
+        await self.reached(await self.send("m1"))
+        second = await self.send("m2", "--asks Bash" if asks else f"--holds {gate}")
+        await self.reached(second, MessageStatus.ACCEPTED, *facts.FINAL_STATUSES)
+        await self.send("m3")
+        expiring = await self.send("m4", ttl_seconds=0.03)
+        withdrawn = await self.send("m5")
+        if await self.sessions.withdraw(self.key, withdrawn) is MessageStatus.WITHDRAWN:
+            os.write(self._told, b"withdrew m5\n")
+        sixth = await self.send("m6")
+        await self.reached(expiring)
+        await self.approve() if asks else gate.touch()
+        await self.reached(sixth)
+        seventh = await self.send("m7", "--work 100")
+        await self.reached(seventh, MessageStatus.ACCEPTED, *facts.FINAL_STATUSES)
+        await self.send("m8")
+        await self.stop()
+
+    async def approve(self) -> None:
+        """Say yes to what is asked, once it is asked."""
+        session = Session(key=self.key)
+        async for event in self.sessions.follow(self.key):
+            session.fold(event)
+            if session.open_approvals:
+                return await self.sessions.decide(self.key, session.open_approvals[0].request, allow=True, by="test")
+
+    async def stop(self) -> None:
+        await self.sessions.stop(self.key, by="test", timeout_seconds=4)
+        await self.sessions.ended(self.key)
+
+
+def live(world: World, told: int) -> None:
+    """Start the session and live with it."""
+    in_seconds(world, "client")
+    try:
+        launched = start(world)
+    except HarnessError:  # its host died before it could say a word
+        return
+
+    async def living() -> None:
+        async with open_mortal(world, ("client",))(world.database, actor="client") as store:
+            with suppress(HarnessError):  # the session has ended, or cannot be asked any more
+                await Client(world, store, launched.key, told).live()
+
+    asyncio.run(living())
+
+
+def resume(world: World, told: int) -> None:
+    """Continue it in another run, where whatever was left is seen to; then everything is looked at."""
+    key, vendor = asyncio.run(settle(world, told))
+    resumes = {"vendor_session": vendor} if world.twin.resumes else {}
+    launched = start(World(world.root, world.twin, Strike()), follows=key, **resumes)
+
+    async def going_on() -> None:
+        async with SQLiteStore(world.database, actor="second", durability="process") as store:
+            client = Client(world, store, launched.key, told)
+            last = await client.send("m9")  # comes after all that is carried over
+            await client.reached(last)
+            await client.stop()
+
+    asyncio.run(going_on())
+
+
+async def settle(world: World, told: int) -> tuple[str, str]:
+    """Stop a session whose client was killed, and wait for its end, as anybody can; gives its key and the vendor's id."""
+    world.home.mkdir(exist_ok=True)
+    async with SQLiteStore(world.database, actor="second", durability="process") as store:
+        heads = await store.heads("session/")
+        if not heads:
+            return "", ""
+        client = Client(world, store, heads[0].stream.partition("/")[2], told)
+        await client.stop()
+        session = await client.sessions.get(client.key)
+        return session.key, session.vendor_session
+
+
+# What must be true afterwards
+
+
+async def look(world: World, told: Sequence[str]) -> list[str]:
+    """What is wrong."""
+    async with SQLiteStore(world.database, read_only=True, views=[SESSIONS_VIEW]) as store:
+        verified = await store.verify()
+        wrong = [f"the chain does not verify: {problem.detail}" for problem in verified.problems]
+        wrong += [f"the view {table} is not what its events tell" for table in await store.check(SESSIONS_VIEW)]
+        runs = [(head.stream, await store.read(head.stream)) for head in await store.heads("session/")]
+        sessions = [folded(stream.partition("/")[2], events) for stream, events in runs]
+        for stream, events in runs:
+            wrong += [f"{stream}: {each}" for each in unlawful(events)]
+            wrong += [f"{stream}: process {each.identity.pid} is left" for each in find(stream)]
+        wrong += left_behind(world.database)
+        wrong += untold(sessions, told)
+        wrong += undelivered(world, sessions)
+    return wrong
+
+
+def unlawful(events: Iterable[Event]) -> Iterable[str]:
+    """A status that cannot follow the one before, more than one end, or something after it."""
+    statuses: dict[str, MessageStatus] = {}
+    session = Session(key="")
+    late: set[str] = set()
+    for event in events:
+        if session.exited is not None and event.type not in AFTER_THE_END:
+            yield f"{event.type} after the end"
+        session.fold(event)
+        if event.type.startswith("message."):
+            id_ = event.payload["message_id"]
+            if (statuses.get(id_), event.type) not in MOVES:
+                yield f"{event.type} of a message that was {statuses.get(id_)}"
+            statuses[id_] = facts.STATUS_AFTER[event.type]
+            if session.exited is not None and event.type == facts.QUEUED:
+                late.add(id_)  # its sender was killed before it could take it back
+    if session.exited is None:
+        yield "it has no end"
+    for id_, status in statuses.items():
+        if status not in facts.FINAL_STATUSES and id_ not in late:
+            yield f"a message was left {status}"
+    for approval in session.open_approvals:
+        yield f"an approval was left open: {approval.request}"
+
+
+def left_behind(database: str) -> list[str]:
+    """Keys that are held and counters that count something."""
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    try:
+        keys = [name for (name,) in connection.execute("SELECT name FROM keys")]
+        counters = connection.execute("SELECT name, amount FROM counters WHERE amount <> 0").fetchall()
+    finally:
+        connection.close()
+    left = [f"the key {key} is held" for key in keys if not key.startswith(("session-end/", "question"))]
+    return left + [f"the counter {name} is at {amount}" for name, amount in counters]
+
+
+def untold(sessions: Sequence[Session], told: Sequence[str]) -> Iterable[str]:
+    """What a client was promised, and is not so."""
+    known = {id_: message for session in sessions for id_, message in session.messages.items()}
+    for line in told:
+        what, word, *rest = line.split()
+        if what == "sent" and rest[0] not in known:
+            yield f"{word} was sent, and is not on record"
+        if what == "withdrew":
+            standing = [message.status for message in known.values() if word in message.text]
+            if standing != [MessageStatus.WITHDRAWN]:
+                yield f"{word} was withdrawn, and is {standing}"
+
+
+def undelivered(world: World, sessions: Sequence[Session]) -> Iterable[str]:
+    """Messages that came twice, out of order, or otherwise than is on record."""
+    heard = world.heard()
+    standing = {
+        WORDS.findall(message.text)[0]: message.status for session in sessions for message in session.messages.values()
+    }
+    if heard != sorted(set(heard)):
+        yield f"the agent heard {heard}"
+    for word, status in standing.items():
+        count = heard.count(word)
+        match status:
+            case MessageStatus.DONE:
+                right = count == 1
+            case MessageStatus.FAILED:  # its turn was cut
+                right = count == 1 or not world.twin.heard_is_noted
+            case MessageStatus.UNKNOWN:
+                right = count <= 1
+            case _:
+                right = count == 0
+        if not right:
+            yield f"{word} is {status}, and the agent heard it {count} times"
+    if standing.get("m9") is not MessageStatus.DONE:
+        yield f"the message of the second run is {standing.get('m9')}"
+
+
+# Points
+
+
+def forked(child: Callable[[int], object], *, seconds: float = RUN_SECONDS) -> tuple[int, list[str]]:
+    """Run a function in a fork; gives its exit code (negative: the signal that ended it) and the lines that it told."""
+    telling, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(telling)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            child(told)
+            code = 0
+        except BaseException:  # noqa: BLE001 - it ends here, whatever it is
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(told)
+    with os.fdopen(telling, encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), lines
+
+
+def reaped() -> list[str]:
+    """Wait for the guards, which are handed to us when their starters end; gives what is wrong."""
+    deadline = time.monotonic() + REAP_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return []
+        if not pid:
+            time.sleep(0.002)
+    left = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
+    for pid in left:
+        os.kill(int(pid), signal.SIGKILL)
+        os.waitpid(int(pid), 0)
+    return [f"{len(left)} processes were left"]
+
+
+def point(root: Path, name: str, twin: str, strike: Strike) -> bool:
+    """One life and what came of it; prints it and gives whether somebody was killed."""
+    world = World(root / name, TWINS[twin], strike)
+    world.home.mkdir(parents=True, mode=0o700)
+    code, told = forked(lambda descriptor: live(world, descriptor))
+    expected = (0, -signal.SIGKILL, -signal.SIGALRM) if strike.victim == "client" else (0,)
+    wrong = [] if code in expected else [f"the life ended with {code}"]
+    if strike.victim != "client" or code == 0:
+        wrong += reaped()
+    code, more = forked(lambda descriptor: resume(world, descriptor))
+    wrong += [] if code == 0 else [f"the continuation ended with {code}"]
+    wrong += reaped()
+
+    def looking(descriptor: int) -> None:
+        os.write(descriptor, "\n".join(asyncio.run(look(world, [*told, *more]))).encode())
+
+    code, seen = forked(looking)
+    wrong += seen if code == 0 else [f"looking ended with {code}"]
+    killed = (world.root / "killed").exists()
+    print(json.dumps({"point": name, "killed": killed, "wrong": wrong, "heard": world.heard()}), flush=True)
+    return killed
+
+
+def main(folder: str, mode: str, *words: str) -> None:
+    become_subreaper()
+    gc.freeze()  # so that forks share what was imported
+    root = Path(folder)
+    if mode == "points":
+        twin, victim, phases = words[:3]
+        first, step, last = (int(word) for word in words[3:] or ("1", "1", "1000"))
+        for phase in phases.split(","):
+            for at in range(first, last + 1, step):
+                if not point(root, f"{twin}-{victim}-{phase}-{at}", twin, Strike(victim, at, phase)):
+                    break
+        return
+    count, dice = int(words[0]), random.Random(int(words[1]))
+    for number in range(count):
+        twin, victim = dice.choice(sorted(TWINS)), dice.choice(["host", "host", "guard", "client"])
+        seconds = dice.uniform(0.001, LONGEST_LIFE_SECONDS)
+        point(root, f"random-{number}-{twin}-{victim}", twin, Strike(victim, seconds=seconds))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
