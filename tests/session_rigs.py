@@ -468,7 +468,7 @@ class RealCodex(Real):
 model = "gpt-5.5-codex"
 model_provider = "scripted"
 approval_policy = "on-request"
-sandbox_mode = "danger-full-access"
+sandbox_mode = "read-only"
 analytics.enabled = false
 [model_providers.scripted]
 name = "scripted"

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import harness.ledger
@@ -119,13 +120,22 @@ class World:
         return self._request(str(program), (), **more)
 
     def _flags(self) -> tuple[str, ...]:
-        return ("--journal", str(self.root / "journal"), "--work", "0.01", "--turn", "99")
+        return ("--journal", str(self.root / "journal"), "--store", str(self.root / "store"), "--work", "0.01")
 
     def _request(self, cli: str, words: tuple[str, ...], **more: Any) -> LaunchRequest:
         return LaunchRequest(
             home=str(self.home), database=self.database, cli=cli, agent_args=words, id="w1", mode=self.twin.mode,
-            cwd=str(self.root), timeout_seconds=RUN_SECONDS, inbox_ttl_seconds=600.0, approvals={"deadline_seconds": 30.0}, **more,
+            cwd=str(self.root), timeout_seconds=RUN_SECONDS, inbox_ttl_seconds=600.0, **more,
         )  # fmt: skip
+
+    def gate(self, word: str) -> Path:
+        """The file that lets this message's turn go on."""
+        return self.root / f"gate-{word}"
+
+    def saved(self, vendor: str) -> dict[str, int] | None:
+        """What the program keeps of a session of its own; None if there is none to resume."""
+        path = self.root / "store" / f"{vendor}.json"
+        return json.loads(path.read_text()) if vendor and path.exists() else None
 
     def killed(self) -> None:
         """It is about to happen."""
@@ -258,7 +268,7 @@ def mortal(world: World) -> None:
 def start(world: World, **more: Any) -> Launched:
     """Start a run of the session."""
     ForkedGuard.world = world
-    starting.subprocess.Popen = ForkedGuard  # type: ignore[assignment,misc]
+    starting.subprocess = SimpleNamespace(Popen=ForkedGuard, PIPE=None, DEVNULL=None)  # type: ignore[attr-defined]
     return launch(world.request(**more))
 
 
@@ -285,7 +295,7 @@ class Client:
 
     async def live(self) -> None:
         """Until it has stopped; whoever is killed meanwhile."""
-        gate = self.world.root / "gate"
+        gate = self.world.gate("m2")
         asks = self.world.twin.asks
         await self.reached(await self.send("m1"))
         second = await self.send("m2", "--asks Bash" if asks else f"--holds {gate}")
@@ -299,7 +309,7 @@ class Client:
         await self.reached(expiring)
         await self.approve() if asks else gate.touch()
         await self.reached(sixth)
-        seventh = await self.send("m7", "--work 100")
+        seventh = await self.send("m7", f"--holds {self.world.gate('m7')}")
         await self.reached(seventh, MessageStatus.ACCEPTED, *facts.FINAL_STATUSES)
         await self.send("m8")
         await self.stop()
@@ -336,8 +346,11 @@ def live(world: World, told: int) -> None:
 def resume(world: World, told: int) -> None:
     """Continue it in another run, where whatever was left is seen to; then everything is looked at."""
     key, vendor = asyncio.run(settle(world, told))
-    resumes = {"vendor_session": vendor} if world.twin.resumes else {}
-    launched = start(World(world.root, world.twin, Strike()), follows=key, **resumes)
+    resumed = vendor if world.twin.resumes and world.saved(vendor) is not None else ""
+    for word in ("m2", "m7"):
+        world.gate(word).touch()
+    unharmed = World(world.root, world.twin, Strike())
+    launched = start(unharmed, follows=key, vendor_session=resumed, approvals={"allow": ["Bash"]})
 
     async def going_on() -> None:
         async with SQLiteStore(world.database, actor="second", durability="process") as store:
@@ -372,6 +385,7 @@ async def look(world: World, told: Sequence[str]) -> list[str]:
         wrong = [f"the chain does not verify: {problem.detail}" for problem in verified.problems]
         wrong += [f"the view {table} is not what its events tell" for table in await store.check(SESSIONS_VIEW)]
         runs = [(head.stream, await store.read(head.stream)) for head in await store.heads("session/")]
+        runs.sort(key=lambda run: run[1][0].position)
         sessions = [folded(stream.partition("/")[2], events) for stream, events in runs]
         for stream, events in runs:
             wrong += [f"{stream}: {each}" for each in unlawful(events)]
@@ -379,6 +393,7 @@ async def look(world: World, told: Sequence[str]) -> list[str]:
         wrong += left_behind(world.database)
         wrong += untold(sessions, told)
         wrong += undelivered(world, sessions)
+        wrong += uncounted(world, sessions)
     return wrong
 
 
@@ -455,6 +470,15 @@ def undelivered(world: World, sessions: Sequence[Session]) -> Iterable[str]:
             yield f"{word} is {status}, and the agent heard it {count} times"
     if standing.get("m9") is not MessageStatus.DONE:
         yield f"the message of the second run is {standing.get('m9')}"
+
+
+def uncounted(world: World, sessions: Sequence[Session]) -> Iterable[str]:
+    """Tokens that the program counts and that are on record twice, or not at all."""
+    vendor = sessions[-1].vendor_session
+    if (saved := world.saved(vendor)) is not None:
+        counted = sum(session.totals.input_tokens for session in sessions if session.vendor_session == vendor)
+        if counted != saved["input_tokens"]:
+            yield f"the program counts {saved['input_tokens']} tokens, and {counted} are on record"
 
 
 # Points

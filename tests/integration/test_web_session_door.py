@@ -74,7 +74,7 @@ async def test_the_door_serves_its_session_until_that_ends(settings: Settings, s
     async with asyncio.timeout(PATIENCE_SECONDS):
         _, status = await asyncio.to_thread(os.waitpid, told["pid"], 0)
 
-    assert (without.status_code, [row["key"] for row in holding.json()]) == (401, [session.key])
+    assert (without.status_code, [row["session"] for row in holding.json()]) == (401, [session.key])
     assert (page.status_code, "w1" in page.text, other.status_code) == (200, True, 404)
     assert events[-1] == "exited"
     assert status == 0

@@ -21,6 +21,7 @@ from harness.people import Questions
 from harness.people.questions import digest_of
 from harness.sessions import facts
 from harness.sessions.client import Sessions
+from harness.sessions.client.rows import document
 from harness.sessions.ids import Folder
 from harness.sessions.published import schema
 from harness.web import connections, streaming
@@ -91,8 +92,10 @@ async def test_sessions_are_listed_and_filtered(api: httpx.AsyncClient, store: S
 
     assert [row["id"] for row in running] == ["w2", "w1"]
     assert [row["id"] for row in everything] == ["w3", "w2", "w1"]
-    assert (running[1]["state"], running[1]["state_source"], running[1]["state_confidence"]) == ("busy", "hook", 0.9)
-    assert [(row["id"], row["exit_code"], row["exit_reason"], row["live"]) for row in ended] == [("w3", 7, "failure", False)]
+    assert (running[1]["state"], running[1]["source"], running[1]["confidence"]) == ("busy", "hook", 0.9)
+    assert [(row["id"], row["exited"]["code"], row["exited"]["reason"], row["live"]) for row in ended] == [
+        ("w3", 7, "failure", False)
+    ]
     assert [row["id"] for row in (await api.get("/api/sessions?repo=/work/other")).json()] == ["w2"]
     assert [row["id"] for row in (await api.get("/api/sessions?cli=claude")).json()] == ["w1"]
 
@@ -110,7 +113,7 @@ async def test_one_session_is_shown_whole(api: httpx.AsyncClient, store: SQLiteS
     shown = (await api.get("/api/sessions/w1")).json()
 
     assert shown == (await api.get(f"/api/sessions/{session.key}")).json()
-    assert (shown["id"], shown["key"], shown["turn"], shown["argv"]) == ("w1", session.key, "t", ["claude"])
+    assert (shown["id"], shown["session"], shown["turn"], shown["argv"]) == ("w1", session.key, "t", ["claude"])
     assert shown["limits"] == {
         "max_budget_usd": None, "max_turns": 3, "max_wall_seconds": None, "inbox_ttl_seconds": 60.0
     }  # fmt: skip
@@ -157,6 +160,22 @@ async def test_what_makes_no_sense_is_told_clearly(
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert await store.read(f"session/{session.key}") == before
+
+
+async def test_a_session_has_the_same_shape_on_the_command_line(
+    api: httpx.AsyncClient, store: SQLiteStore, pretend: Pretend, tmp_path: Path
+) -> None:
+    """Whoever reads `harness status --json` reads the API."""
+    session = await pretend(store)
+    write_files(tmp_path, session.key, b"x")
+    [row] = await Sessions(store, tmp_path).list()
+
+    [shown] = (await api.get("/api/sessions")).json()
+
+    told = json.loads(json.dumps(document(row, str(tmp_path), store.clock.now_us())))
+    same = {name for name in told if name not in ("age_s", "log_idle_s")}
+    assert list(shown) == list(told)
+    assert {name: shown[name] for name in same} == {name: told[name] for name in same}
 
 
 # Messages
@@ -227,7 +246,7 @@ async def test_what_has_ended_takes_nothing(api: httpx.AsyncClient, store: SQLit
             assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict"), path
         stopped = await api.post(f"/api/sessions/{name}/stop")
         assert (stopped.status_code, stopped.json()["status"]) == (202, "exited")
-    assert (await api.get("/api/sessions/lost")).json()["exit_reason"] == "lost"
+    assert (await api.get("/api/sessions/lost")).json()["exited"]["reason"] == "lost"
 
 
 # Asking the host
@@ -244,7 +263,7 @@ async def test_stop_and_interrupt_are_asked_for(
 
     events = await store.read(f"session/{session.key}", after=2)
     assert (interrupted.status_code, stopped.status_code) == (202, 202)
-    assert stopped.json() == {"ok": True, "id": "w1", "key": session.key, "status": "stopping"}
+    assert stopped.json() == {"ok": True, "id": "w1", "session": session.key, "status": "stopping"}
     assert events[0].payload == {"by": "person:web", "reason": "wrong file"}
     assert events[1].payload == {"by": "person:web", "timeout_seconds": 5.0, "kill": True, "reason": "enough"}
     assert (await api.get("/api/sessions/w1")).json()["stopping"] is True

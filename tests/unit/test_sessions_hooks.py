@@ -102,6 +102,35 @@ def test_a_turn_answers_all_that_was_merged_into_it(hooks: ClaudeHooks, turns: T
     assert states(ended) == [(State.PROMPT, "")]
 
 
+def test_a_turn_goes_on_with_what_was_queued(hooks: ClaudeHooks, turns: Turns) -> None:
+    """Claude stops, and answers what was typed meanwhile without another hook: only then is that message done."""
+    hooks.works = lambda: True
+    for id_, prompt in (("m1", "first"), ("m2", "second")):
+        turns.sent(id_, prompt)
+        hooks.feed(told("UserPromptSubmit", prompt=prompt, prompt_id=id_))
+
+    stopped = hooks.feed(told("Stop", last_assistant_message="one"))
+    again = hooks.feed(told("Stop", last_assistant_message="two"))
+
+    assert (only(stopped, facts.TurnCompleted), states(stopped)) == ([], [])
+    assert [(ended.summary, ended.message_ids) for ended in only(again, facts.TurnCompleted)] == [("two", ("m1", "m2"))]
+    assert hooks.rested() == []
+
+
+def test_a_turn_that_had_taken_all_is_over_when_it_rests(hooks: ClaudeHooks, turns: Turns) -> None:
+    """What was typed came into the turn itself: there is no second stop, and the status says that it rests."""
+    hooks.works = lambda: True
+    for id_, prompt in (("m1", "first"), ("m2", "second")):
+        turns.sent(id_, prompt)
+        hooks.feed(told("UserPromptSubmit", prompt=prompt, prompt_id=id_))
+    hooks.feed(told("Stop", last_assistant_message="both"))
+
+    rested = hooks.rested()
+
+    assert [(ended.summary, ended.message_ids) for ended in only(rested, facts.TurnCompleted)] == [("both", ("m1", "m2"))]
+    assert states(rested) == [(State.PROMPT, "")]
+
+
 def test_enter_alone_is_taken_by_whatever_prompt_comes(hooks: ClaudeHooks, turns: Turns) -> None:
     """Nobody here knows what was in the composer."""
     turns.sent("m1", "")

@@ -152,7 +152,8 @@ class MockModel:
         finally:
             loop.remove_reader(listening)
             listening.close()
-            self._clients.clear()
+            for task in self._clients:
+                task.cancel()
             await asyncio.gather(*self._clients, return_exceptions=True)
             self._stage.records.close()
 
