@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.processes import RotatingLog, Size
 from harness.sessions import LaunchRequest, ids, programs
+from harness.sessions.facts import State
 from harness.sessions.mock_model import MockModel
 from harness.sessions.rehearsal.catalogue import REHEARSALS, install
 
@@ -43,8 +44,9 @@ class Rig:
     tells_turns = True  # it knows an interrupted or failed turn from a good one
     takes_lines = True  # several lines are one message
     unsaid: frozenset[str] = frozenset()  # what it does not let on: `retried`, `limit's end`
+    when_limited = ("limit", State.LIMITED)  # how a turn that meets a usage limit ends, and what is seen then
     leaves = "exit"  # what a stop needs
-    left = 0  # its exit code then
+    left = 0  # its exit code then, or the signal
 
     def __init__(self, hosted: Hosted) -> None:
         self.hosted = hosted
@@ -208,11 +210,14 @@ class RehearsedCodex(Rehearsed):
 
 class ClaudeTerminal(Rehearsed):
     mode = "pty"
+    unsaid = frozenset({"retried", "limit's end"})
 
 
 class CodexTerminal(Rehearsed):
     mode, rehearsal = "pty", "codex"
     tells_tools = False  # its `notify` tells the end of a turn and nothing else
+    unsaid = frozenset({"retried"})
+    when_limited = ("success", State.PROMPT)  # it is a line on the screen, and nothing more
 
 
 class ShellTerminal(Rehearsed):
@@ -220,7 +225,7 @@ class ShellTerminal(Rehearsed):
 
     mode = "pty"
     tells_tools = tells_turns = takes_lines = False
-    leaves = "term"
+    leaves, left = "term", 15
 
     def __init__(self, hosted: Hosted) -> None:
         super().__init__(hosted)
@@ -244,7 +249,7 @@ class RehearsedClaudeOnce(Rehearsed):
 
 class RehearsedCodexOnce(Rehearsed):
     mode, rehearsal = "once", "codex"
-    leaves = "term"
+    leaves, left = "term", 15
 
     def asks(self, word: str) -> str:
         return self.told(f"asks {word}", "--tool", "0.02")  # it asks nobody, and is told that it may not
@@ -258,11 +263,12 @@ class CommandOnce(Rig):
 
     mode = "once"
     tells_tools = tells_turns = False
-    leaves = "term"
+    leaves, left = "term", 15
     SCRIPT = """
     for last; do :; done
     printf '%s\\0' "$last" >>"$1/heard"
-    case $last in *'holds one') while [ ! -e "$1/gate-one" ]; do sleep 0.02; done;; *'exits one') exit 7;; esac
+    case $last in *'holds one'|*'exits one') while [ ! -e "$1/gate-one" ]; do sleep 0.02; done;; esac
+    case $last in *'exits one') exit 7;; esac
     echo "echo: $last"
     """
 
@@ -327,9 +333,11 @@ class Real(Rig):
         def on(verb: str, *turns: Mapping[str, Any]) -> dict[str, Any]:
             return {"prompt": rf"{verb} {word}\s*$", "turns": list(turns)}
 
+        call = {"tools": [{"shell": f"echo held {word}"}]}
         return [
+            on("says", {"text": "Heard."}),
             on("works", {"tools": [{"shell": f"echo did {word}"}]}, {"text": "Did it."}),
-            on("holds", {"tools": [{"shell": f"echo held {word}"}], "hold": word}, {"text": "Went on."}),
+            on("holds", call, {**call, "hold": word}, {"text": "Went on."}),
             on("asks", {"tools": [self.asking(f"touch {word}")]}, {"text": "Asked."}),
             on("retries", *self.failing(), {"text": "Recovered."}),
             on("refused", {"error": {"status": 400, "message": "that is not possible"}, "times": 9}),
@@ -386,9 +394,10 @@ class Real(Rig):
 
 
 def _texts_of_users(body: Mapping[str, Any]) -> list[str]:
+    """What was said to the model; a message that joined a turn may come in the program's own words."""
     found: list[str] = []
     for message in body.get("messages") or body.get("input") or ():
-        content = message.get("content") if message.get("role") == "user" else None
+        content = message.get("content") if message.get("role") in ("user", "system") else None
         blocks: Collection[Any] = [content] if isinstance(content, str) else content or ()
         found += [block if isinstance(block, str) else block.get("text", "") for block in blocks]
     return found
@@ -439,6 +448,7 @@ class RealClaudeTerminal(RealClaude):
 
     mode = "pty"
     args = ("--allowedTools", "Bash(echo:*)", "--permission-mode", "manual")
+    unsaid = frozenset({"retried", "limit's end"})
 
     def exits(self, word: str) -> tuple[str, int] | None:
         return "/exit", 0
@@ -505,6 +515,8 @@ class RealCodexTerminal(RealCodex):
 
     mode = "pty"
     tells_tools = False
+    unsaid = frozenset({"retried"})
+    when_limited = ("error", State.BLOCKED)  # it asks which model to go on with
 
     def exits(self, word: str) -> tuple[str, int] | None:
         return "/quit", 0
@@ -515,7 +527,7 @@ class RealCodexOnce(RealCodex):
 
     mode = "once"
     args = ("--skip-git-repo-check",)
-    leaves = "term"
+    leaves, left = "term", 15
 
     def exits(self, word: str) -> tuple[str, int] | None:
         return f"refused {word}", 1

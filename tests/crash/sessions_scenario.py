@@ -4,9 +4,9 @@ Run as a program: `sessions_scenario.py FOLDER points TWIN VICTIM PHASES [FIRST 
 nobody is hit any more, `sessions_scenario.py FOLDER random COUNT SEED` at any instant. It prints one JSON line for each
 point: whether somebody was killed, and what is wrong with what came of it.
 
-Victims: `host`; `guard`; `both` (guard, then host: only a client can bury the session); `burier` (who records the host's
-end); `client` (who sends, withdraws, approves and stops). `burier` and `client` are killed at writes of their own, the
-others at those of the host.
+Victims: `host`; `guard`; `both` (guard, then host: only a client can bury the session); `disk` (the host's ledger fails
+from then on); `burier` (who records the host's end); `client` (who sends, withdraws, approves and stops). `burier` and
+`client` are killed at writes of their own, the others at those of the host.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import gc
 import json
 import os
 import random
-import re
 import signal
 import sqlite3
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,31 +38,26 @@ import harness.sessions.dialects.codex_launch
 import harness.sessions.transports.profiles
 import harness.sessions.transports.terminal
 import harness.spend.prices
-import harness.text  # noqa: F401 - what is loaded when needed is loaded here, before the forks
+import harness.text
 from harness.errors import HarnessError
-from harness.ledger import Event, SQLiteStore
-from harness.processes import become_subreaper, find
+from harness.ledger import SQLiteStore
+from harness.processes import become_subreaper
 from harness.sessions import LaunchRequest, facts, guard, launch, starting
 from harness.sessions.client import Sessions
 from harness.sessions.facts import MessageStatus
-from harness.sessions.host import burying, main as host_main  # noqa: F401
-from harness.sessions.record import Message, Session, folded
+from harness.sessions.host import burying  # noqa: F401
+from harness.sessions.host import main as host_main
+from harness.sessions.record import Message, Session
 from harness.sessions.rehearsal.catalogue import REHEARSALS, install
 from harness.sessions.starting import Launched
-from harness.sessions.view import SESSIONS_VIEW
+
+sys.path.insert(0, str(Path(__file__).parent))
+from sessions_verdict import WORDS, look
 
 RUN_SECONDS = 40
 REAP_SECONDS = 10.0
 BURIED_HOST_AT = 12  # the write at which the host dies when it is its burier that is to be killed
 LONGEST_LIFE_SECONDS = 1.2
-WORDS = re.compile(r"\bm\d\b")
-AFTER_THE_END = {facts.QUEUED, facts.WITHDRAWN, facts.STOP_REQUESTED, facts.INTERRUPT_REQUESTED, facts.PROBE_REQUESTED}
-MOVES = {
-    (None, facts.QUEUED),
-    *(("queued", each) for each in (facts.WRITTEN, facts.DROPPED, facts.EXPIRED, facts.WITHDRAWN, facts.FAILED)),
-    *(("written", each) for each in (facts.ACCEPTED, facts.COMPLETED, facts.FAILED, facts.LOST)),
-    *(("accepted", each) for each in (facts.COMPLETED, facts.FAILED)),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +68,14 @@ class Twin:
     mode: str
     asks: bool = True  # it can be made to ask for leave
     resumes: bool = True
-    heard_is_noted: bool = True  # a receipt comes after the line in its journal, not before
+    receipts_last: bool = True  # what it has heard is in its journal before it shows a sign of it
 
 
 TWINS = {
     "stream": Twin("claude", "stream"),
     "app-server": Twin("codex", "app-server"),
     "pty": Twin("claude", "pty", asks=False, resumes=False),
-    "shell": Twin("terminal", "pty", asks=False, resumes=False, heard_is_noted=False),
+    "shell": Twin("terminal", "pty", asks=False, resumes=False, receipts_last=False),
 }
 
 
@@ -155,8 +149,9 @@ class World:
 class Connection:
     """A writer's connection that has somebody killed at one of its commits."""
 
-    def __init__(self, connection: Any, at: int, phase: str, kill: Callable[[], None]) -> None:
+    def __init__(self, connection: Any, at: int, phase: str, kill: Callable[[], None], *, lasts: bool = False) -> None:
         self._connection = connection
+        self._lasts = lasts  # who is not dead strikes again
         self._at = at
         self._phase = phase
         self._kill = kill
@@ -177,7 +172,7 @@ class Connection:
         return result
 
     def _strike(self, phase: str) -> None:
-        if self._count == self._at and phase == self._phase:
+        if phase == self._phase and (self._count == self._at or (self._lasts and self._count > self._at)):
             self._kill()
 
 
@@ -187,6 +182,8 @@ def open_mortal(world: World, roles: Sequence[str]) -> Callable[..., SQLiteStore
 
     def kill() -> None:
         world.killed()
+        if strike.victim == "disk":
+            raise sqlite3.OperationalError("disk I/O error")
         if strike.victim in ("guard", "both"):
             os.kill(os.getppid(), signal.SIGKILL)
         if strike.victim != "guard":
@@ -198,7 +195,7 @@ def open_mortal(world: World, roles: Sequence[str]) -> Callable[..., SQLiteStore
         phase = "after" if at != strike.at else strike.phase
         if at and (strike.victim in roles or at != strike.at):
             writer: Any = store._writer
-            writer.connection = Connection(writer.connection, at, phase, kill)
+            writer.connection = Connection(writer.connection, at, phase, kill, lasts=strike.victim == "disk")
         return store
 
     return opened
@@ -261,7 +258,7 @@ def mortal(world: World) -> None:
 
     guard._become_subreaper = guarding
     guard._run_host = hosting
-    host_main.open_store = open_mortal(world, ("host", "guard", "both"))  # type: ignore[assignment]
+    host_main.open_store = open_mortal(world, ("host", "guard", "both", "disk"))  # type: ignore[assignment]
     harness.ledger.open_store = open_mortal(world, ("burier",))  # type: ignore[assignment]
 
 
@@ -320,7 +317,8 @@ class Client:
         async for event in self.sessions.follow(self.key):
             session.fold(event)
             if session.open_approvals:
-                return await self.sessions.decide(self.key, session.open_approvals[0].request, allow=True, by="test")
+                await self.sessions.decide(self.key, session.open_approvals[0].request, allow=True, by="test")
+                return
 
     async def stop(self) -> None:
         await self.sessions.stop(self.key, by="test", timeout_seconds=4)
@@ -373,112 +371,6 @@ async def settle(world: World, told: int) -> tuple[str, str]:
         await client.stop()
         session = await client.sessions.get(client.key)
         return session.key, session.vendor_session
-
-
-# What must be true afterwards
-
-
-async def look(world: World, told: Sequence[str]) -> list[str]:
-    """What is wrong."""
-    async with SQLiteStore(world.database, read_only=True, views=[SESSIONS_VIEW]) as store:
-        verified = await store.verify()
-        wrong = [f"the chain does not verify: {problem.detail}" for problem in verified.problems]
-        wrong += [f"the view {table} is not what its events tell" for table in await store.check(SESSIONS_VIEW)]
-        runs = [(head.stream, await store.read(head.stream)) for head in await store.heads("session/")]
-        runs.sort(key=lambda run: run[1][0].position)
-        sessions = [folded(stream.partition("/")[2], events) for stream, events in runs]
-        for stream, events in runs:
-            wrong += [f"{stream}: {each}" for each in unlawful(events)]
-            wrong += [f"{stream}: process {each.identity.pid} is left" for each in find(stream)]
-        wrong += left_behind(world.database)
-        wrong += untold(sessions, told)
-        wrong += undelivered(world, sessions)
-        wrong += uncounted(world, sessions)
-    return wrong
-
-
-def unlawful(events: Iterable[Event]) -> Iterable[str]:
-    """A status that cannot follow the one before, more than one end, or something after it."""
-    statuses: dict[str, MessageStatus] = {}
-    session = Session(key="")
-    late: set[str] = set()
-    for event in events:
-        if session.exited is not None and event.type not in AFTER_THE_END:
-            yield f"{event.type} after the end"
-        session.fold(event)
-        if event.type.startswith("message."):
-            id_ = event.payload["message_id"]
-            if (statuses.get(id_), event.type) not in MOVES:
-                yield f"{event.type} of a message that was {statuses.get(id_)}"
-            statuses[id_] = facts.STATUS_AFTER[event.type]
-            if session.exited is not None and event.type == facts.QUEUED:
-                late.add(id_)  # its sender was killed before it could take it back
-    if session.exited is None:
-        yield "it has no end"
-    for id_, status in statuses.items():
-        if status not in facts.FINAL_STATUSES and id_ not in late:
-            yield f"a message was left {status}"
-    for approval in session.open_approvals:
-        yield f"an approval was left open: {approval.request}"
-
-
-def left_behind(database: str) -> list[str]:
-    """Keys that are held and counters that count something."""
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
-    try:
-        keys = [name for (name,) in connection.execute("SELECT name FROM keys")]
-        counters = connection.execute("SELECT name, amount FROM counters WHERE amount <> 0").fetchall()
-    finally:
-        connection.close()
-    left = [f"the key {key} is held" for key in keys if not key.startswith(("session-end/", "question"))]
-    return left + [f"the counter {name} is at {amount}" for name, amount in counters]
-
-
-def untold(sessions: Sequence[Session], told: Sequence[str]) -> Iterable[str]:
-    """What a client was promised, and is not so."""
-    known = {id_: message for session in sessions for id_, message in session.messages.items()}
-    for line in told:
-        what, word, *rest = line.split()
-        if what == "sent" and rest[0] not in known:
-            yield f"{word} was sent, and is not on record"
-        if what == "withdrew":
-            standing = [message.status for message in known.values() if word in message.text]
-            if standing != [MessageStatus.WITHDRAWN]:
-                yield f"{word} was withdrawn, and is {standing}"
-
-
-def undelivered(world: World, sessions: Sequence[Session]) -> Iterable[str]:
-    """Messages that came twice, out of order, or otherwise than is on record."""
-    heard = world.heard()
-    standing = {
-        WORDS.findall(message.text)[0]: message.status for session in sessions for message in session.messages.values()
-    }
-    if heard != sorted(set(heard)):
-        yield f"the agent heard {heard}"
-    for word, status in standing.items():
-        count = heard.count(word)
-        match status:
-            case MessageStatus.DONE:
-                right = count == 1
-            case MessageStatus.FAILED:  # its turn was cut
-                right = count == 1 or not world.twin.heard_is_noted
-            case MessageStatus.UNKNOWN:
-                right = count <= 1
-            case _:
-                right = count == 0
-        if not right:
-            yield f"{word} is {status}, and the agent heard it {count} times"
-    if standing.get("m9") is not MessageStatus.DONE:
-        yield f"the message of the second run is {standing.get('m9')}"
-
-
-def uncounted(world: World, sessions: Sequence[Session]) -> Iterable[str]:
-    """Tokens that the program counts and that are on record twice, or not at all."""
-    vendor = sessions[-1].vendor_session
-    if (saved := world.saved(vendor)) is not None:
-        counted = sum(session.totals.input_tokens for session in sessions if session.vendor_session == vendor)
-        if counted != saved["input_tokens"]:
-            yield f"the program counts {saved['input_tokens']} tokens, and {counted} are on record"
 
 
 # Points
@@ -536,7 +428,10 @@ def point(root: Path, name: str, twin: str, strike: Strike) -> bool:
     wrong += reaped()
 
     def looking(descriptor: int) -> None:
-        os.write(descriptor, "\n".join(asyncio.run(look(world, [*told, *more]))).encode())
+        what = look(
+            world.database, told=[*told, *more], heard=world.heard(), saved=world.saved, receipts_last=world.twin.receipts_last
+        )
+        os.write(descriptor, "\n".join(asyncio.run(what)).encode())
 
     code, seen = forked(looking)
     wrong += seen if code == 0 else [f"looking ended with {code}"]

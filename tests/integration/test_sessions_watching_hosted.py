@@ -62,6 +62,17 @@ class Watched:
                 await asyncio.sleep(0.01)
         assert true(), what
 
+    async def result(self, watching: asyncio.Task[int]) -> int:
+        """What the watcher returns; the streams are shown where it does not."""
+        done, _ = await asyncio.wait({watching}, timeout=PATIENCE_SECONDS)
+        if not done:
+            watching.cancel()
+            told = [
+                f"{event.seq} {event.type} {event.data!r}"[:200] for run in self.runs for event in await self.hosted.events(run)
+            ]
+            raise AssertionError("\n".join([*self.said, *told]))
+        return watching.result()
+
     async def told(self, *types: str) -> list[Any]:
         """The payloads of these types of all runs, in order."""
         found: list[Any] = []
@@ -86,8 +97,7 @@ async def test_a_turn_that_hangs_is_cut_and_continued_once(watched: Watched, pro
     await watched.until(lambda: len(watched.noted("turn-over")) >= 2, "the continued turn")
     await watched.hosted.sessions.stop(run.key, by="test")
 
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await watching
+    await watched.result(watching)
     messages = [line["text"] for line in watched.noted("message")]
     assert messages[0] == "do it"
     assert len(messages) == 2
@@ -107,8 +117,7 @@ async def test_a_frozen_program_is_killed_and_its_session_resumed(watched: Watch
     await watched.until(lambda: len(watched.noted("turn-over")) >= 1, "the resumed turn")
     await watched.hosted.sessions.stop(watched.runs[-1].key, by="test")
 
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await watching
+    await watched.result(watching)
     before, after = [await watched.hosted.sessions.get(each.key) for each in watched.runs]
     assert before.vendor_session == after.vendor_session != ""
     assert [line["session"] for line in watched.noted("resumed")] == [before.vendor_session]
@@ -128,8 +137,7 @@ async def test_an_agent_that_goes_in_circles_is_stopped(watched: Watched) -> Non
     await watched.until(lambda: len(watched.noted("turn-over")) >= 2, "the continued turn")
     await watched.hosted.sessions.stop(run.key, by="test")
 
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await watching
+    await watched.result(watching)
     (stall,) = await watched.told(facts.STALLED)
     assert (stall.clock, stall.rung) == ("repeats", "interrupt")
     assert "Do not make that call again" in watched.noted("message")[-1]["text"]
@@ -171,10 +179,7 @@ async def test_a_session_that_cannot_be_resumed_is_handed_over_and_then_escalate
     run = await watched.start("claude", "--freezes", "--turn", "0", "--crashes-on-resume", mode="stream")
     await watched.hosted.sessions.send(run.key, "Port the parser.")
 
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        code = await watched.watch()
-
-    assert code == 3
+    assert await watched.result(watched.watch()) == 3
     assert "Port the parser." in watched.noted("message")[-1]["text"]
     assert watched.noted("message")[-1]["text"].startswith("[harness session id=w1] You take over from another session")
     assert watched.said[-2] == "harness watch: max resumes reached, escalating"
@@ -185,8 +190,7 @@ async def test_the_code_of_an_agent_that_ends_is_returned(watched: Watched) -> N
     run = await watched.start("claude", "--exit", "7", "--child", "60", mode="stream")
     await watched.hosted.sessions.send(run.key, "do it")
 
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        assert await watched.watch() == 7
+    assert await watched.result(watched.watch()) == 7
 
 
 async def test_a_usage_limit_is_waited_out(watched: Watched) -> None:
@@ -198,7 +202,6 @@ async def test_a_usage_limit_is_waited_out(watched: Watched) -> None:
     await watched.until(lambda: len(watched.noted("turn-over")) >= 2, "the continued turn")
     await watched.hosted.sessions.stop(run.key, by="test")
 
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await watching
+    await watched.result(watching)
     assert watched.noted("message")[-1]["text"].startswith("A usage limit ended your last turn.")
     assert "resumes=0" in watched.said[-1]

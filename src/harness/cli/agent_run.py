@@ -17,6 +17,8 @@ from harness.errors import UsageError
 from harness.sessions import AgentDied, Launched, Launching, LaunchRequest
 
 if TYPE_CHECKING:
+    import socket
+
     from harness.sessions import SessionSettings
     from harness.settings import Settings
 
@@ -28,7 +30,8 @@ def run(words: AgentWords) -> int:
     launching = None if worktree else Launching(name=words.values.get("id") or words.agent)
     try:
         settings, section = _settings(words)
-        request = _request(words, settings, section)
+        listening = _listening(words)
+        request = _request(words, settings, section, port=listening.getsockname()[1] if listening is not None else 0)
         if worktree:
             request, launching = _in_worktree(words, request, settings), Launching(name=request.id or words.agent)
         assert launching is not None
@@ -39,7 +42,19 @@ def run(words: AgentWords) -> int:
         if launching is not None:
             launching.abandon()
         raise
+    if listening is not None:
+        _open_door(words, settings, launched, listening)
     return _show(words, settings, launched, request)
+
+
+def _listening(words: AgentWords) -> socket.socket | None:
+    """The session's own web door, taken before anything is started: a port in use is an error then."""
+    port = words.whole("port", most=65_535)
+    if port is None:
+        return None
+    from harness.cli.session_door import check_port
+
+    return check_port(words.values.get("host", "127.0.0.1"), port)
 
 
 def _check_together(words: AgentWords) -> None:
@@ -69,7 +84,7 @@ def _settings(words: AgentWords) -> tuple[Settings, SessionSettings]:
     return settings, section
 
 
-def _request(words: AgentWords, settings: Settings, section: SessionSettings) -> LaunchRequest:
+def _request(words: AgentWords, settings: Settings, section: SessionSettings, *, port: int) -> LaunchRequest:
     cwd = Path.cwd()
     attended = _attended(words)
     columns, rows = _window() if attended else (120, 40)
@@ -84,7 +99,7 @@ def _request(words: AgentWords, settings: Settings, section: SessionSettings) ->
         max_wall_seconds=wall, inbox_ttl_seconds=ttl if ttl is not None else section.inbox_ttl_seconds,
         columns=columns, rows=rows, attended=attended, tmux=_window_name(words) if "tmux" in words.optional else "",
         timeout_seconds=patience if patience is not None else section.start_seconds, follows=follows, vendor_session=vendor,
-        watch_file=_watch_file(words, cwd), spawner_pane=os.environ.get("TMUX_PANE", ""),
+        watch_file=_watch_file(words, cwd), spawner_pane=os.environ.get("TMUX_PANE", ""), port=port,
         approvals={
             "allow": section.allow, "deny": section.deny, "ask": section.ask, "deadline_seconds": section.approval_seconds,
         },
@@ -185,8 +200,6 @@ def _show(words: AgentWords, settings: Settings, launched: Launched, request: La
             "output_log_path": launched.log,
         }
     )  # fmt: skip
-    if "port" in words.values:
-        _open_door(words, settings, launched)
     if "tmux" in words.optional:
         from harness.cli.tmux import show_in_tmux
 
@@ -223,10 +236,8 @@ def _view(settings: Settings, launched: Launched) -> int:
         raise
 
 
-def _open_door(words: AgentWords, settings: Settings, launched: Launched) -> None:
+def _open_door(words: AgentWords, settings: Settings, launched: Launched, listening: socket.socket) -> None:
     from harness.cli.session_door import open_door
 
-    address = open_door(
-        settings, launched.key, host=words.values.get("host", "127.0.0.1"), port=words.whole("port", most=65_535)
-    )
+    address = open_door(settings, launched.key, host=words.values.get("host", "127.0.0.1"), listening=listening)
     print(f"harness: {address}", file=sys.stderr)

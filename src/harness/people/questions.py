@@ -114,6 +114,8 @@ class Questions:
             raise UsageError(f"{id_} offers {names}, not {choice!r}")
         if question.status is QuestionStatus.ANSWERED:
             raise Conflict(f"{id_} was answered already: {question.answer!r} by {question.answered_by}", name=id_)
+        if question.status is QuestionStatus.WITHDRAWN:
+            raise PolicyDenied(f"{id_} was withdrawn: whoever asked does not wait for an answer any more")
         if self._expired(question):
             await self.expire(id_)
             raise PolicyDenied(f"{id_} has expired; ask again")
@@ -137,6 +139,15 @@ class Questions:
         assert question.deadline_us is not None
         event = Draft(type=records.EXPIRED, payload=records.Expired(deadline_us=question.deadline_us), tenant=question.tenant)
         await self._end(id_, event, Free(key))
+
+    async def withdraw(self, id_: str, *, reason: str) -> None:
+        """Record that whoever asked does not wait for an answer any more. Nothing happens to a question that is over."""
+        question = await self.get(id_)
+        if question.status is not QuestionStatus.PENDING:
+            return
+        event = Draft(type=records.WITHDRAWN, payload=records.Withdrawn(reason=reason), tenant=question.tenant)
+        with contextlib.suppress(Conflict):  # answered at this very moment
+            await self._end(id_, event, Free(_key(question.kind, question.subject, question.digest)))
 
     async def expire_due(self) -> list[str]:
         """Expire every question whose time is over; gives their ids. Call it when a deadline has come."""

@@ -13,6 +13,7 @@ from harness.ledger import Event, Statement
 ASKED = "question.asked"
 ANSWERED = "question.answered"
 EXPIRED = "question.expired"
+WITHDRAWN = "question.withdrawn"
 USED = "question.used"
 
 
@@ -22,6 +23,7 @@ class QuestionStatus(StrEnum):
     PENDING = "pending"
     ANSWERED = "answered"
     EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"  # whoever asked does not wait for an answer any more
 
 
 class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -50,6 +52,10 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Expired(msgspec.Struct, frozen=True, kw_only=True):
     deadline_us: int
+
+
+class Withdrawn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    reason: str = ""
 
 
 class Used(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +115,8 @@ def _after(question: Question, event: Event) -> Question:
             )  # fmt: skip
         case "question.expired":
             return replace(question, status=QuestionStatus.EXPIRED)
+        case "question.withdrawn":
+            return replace(question, status=QuestionStatus.WITHDRAWN)
         case "question.used":
             return replace(question, used_by="" if event.erased else event.load(Used).by)
         case _:
@@ -136,5 +144,5 @@ class QuestionsView:
             asked = event.load(Asked)
             row = (id_, asked.kind, asked.subject, event.tenant, "pending", event.ts, asked.deadline_us)
             return [("INSERT INTO questions VALUES (?,?,?,?,?,?,?) ON CONFLICT (id) DO NOTHING", row)]
-        status = {ANSWERED: "answered", EXPIRED: "expired"}.get(event.type)
+        status = {ANSWERED: "answered", EXPIRED: "expired", WITHDRAWN: "withdrawn"}.get(event.type)
         return [("UPDATE questions SET status = ? WHERE id = ?", (status, id_))] if status else []

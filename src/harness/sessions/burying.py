@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 
-from harness.errors import Conflict, KeyTaken, ProcessError
+from harness.errors import Conflict, HarnessError, KeyTaken, ProcessError
 from harness.ledger import Expect, Store, Write, is_address
 from harness.processes import end_tagged
 from harness.sessions import facts, ids
-from harness.sessions.closing import last_events
-from harness.sessions.record import Session, folded
+from harness.sessions.closing import last_events, locks_of
+from harness.sessions.record import Approval, Session, folded
 
 _GRACE_SECONDS = 1.0
 
@@ -25,19 +26,23 @@ def session_gone(store: Store, session: Session) -> bool:
 
 
 async def bury(store: Store, key: str) -> Session:
-    """End what is left of a session here and record that it is lost; nothing happens if its end was recorded already.
+    """End what is left of a session here and record that it is lost.
 
-    Its id and its vendor's session are free then.
-    Messages that wait are dropped; of those that were written nobody will hear. Gives the session as it is then.
+    Nothing happens if its end was recorded already, or if it had not even claimed its id. Its id and its vendor's session
+    are free then. Messages that wait are dropped; of those that were written nobody will hear. Gives the session as it is
+    then.
     """
     stream = facts.stream_of(key)
     session = folded(key, await store.read(stream))
+    if not session.seq:
+        return session
     if session.live and session.claimed is not None and session.claimed.machine == ids.machine():
         with contextlib.suppress(ProcessError):  # of another user: that it is nobody's is true all the same
             await end_tagged(stream, grace_seconds=_GRACE_SECONDS)
     while session.live:
         exited = facts.Exited(reason=facts.ExitReason.LOST, detail="its host died, and nobody saw how it ended", by=store.actor)
-        drafts, guards = last_events(session, exited, store.clock.now_us())
+        drafts, guards = last_events(session, exited, store.clock.now_us(), held=await held_locks(store, session))
+        waiting = session.open_approvals
         try:
             written = await store.append(Write(stream, drafts), guards=[Expect(stream, session.seq), *guards])
         except KeyTaken:
@@ -48,7 +53,24 @@ async def bury(store: Store, key: str) -> Session:
         else:
             for event in written.events:
                 session.fold(event)
+            await withdraw_questions(store, waiting, "the session is lost")
     return session
+
+
+async def withdraw_questions(store: Store, approvals: Iterable[Approval], reason: str) -> None:
+    """Tell people that nobody waits for their answer any more."""
+    from harness.people import Questions
+
+    for approval in approvals:
+        if approval.question:
+            with contextlib.suppress(HarnessError):  # it is about to pass its deadline in any case
+                await Questions(store).withdraw(approval.question.removeprefix("question/"), reason=reason)
+
+
+async def held_locks(store: Store, session: Session) -> list[str]:
+    """Those of the keys that the run may hold which it does hold; the others are not its own to give back."""
+    holders = [(lock, await store.holder_of(lock)) for lock in locks_of(session)]
+    return [lock for lock, holder in holders if holder is not None and holder[0] == facts.stream_of(session.key)]
 
 
 async def refresh(store: Store, session: Session) -> None:

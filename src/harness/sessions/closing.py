@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from harness.ledger import Draft, Free, Guard, Reserve, Unique
 from harness.sessions import facts, ids
 from harness.sessions.facts import MessageStatus
@@ -22,10 +24,23 @@ def end_lock(key: str) -> str:
     return f"session-end/{key}"
 
 
-def last_events(session: Session, exited: facts.Exited, now_us: int) -> tuple[tuple[Draft, ...], tuple[Guard, ...]]:
+def locks_of(session: Session) -> list[str]:
+    """The unique keys that a living run may hold: its id, and the vendor's session that it was given or has told of.
+
+    The latter may be another run's all the same; a program goes on with whatever session it likes.
+    """
+    claimed = session.claimed.vendor_session if session.claimed is not None else ""
+    vendors = sorted({claimed, session.vendor_session} - {""})
+    return [facts.id_lock(ids.id_of(session.key)), *(facts.vendor_lock(session.cli, vendor) for vendor in vendors)]
+
+
+def last_events(
+    session: Session, exited: facts.Exited, now_us: int, *, held: Collection[str] | None = None
+) -> tuple[tuple[Draft, ...], tuple[Guard, ...]]:
     """What ends a session's stream, and the guards: it ends once, and its keys are free from then on.
 
-    Messages that are open are closed with what is known of them; so are approvals.
+    Messages that are open are closed with what is known of them; so are approvals. `held` are those of `locks_of` that
+    this run does hold (None: all of them).
     """
     drafts: list[Draft] = []
     waiting = 0
@@ -39,11 +54,10 @@ def last_events(session: Session, exited: facts.Exited, now_us: int) -> tuple[tu
         drafts.append(Draft(type=facts.APPROVAL_DECIDED, payload=over))
     drafts.append(Draft(type=facts.SUMMARIZED, payload=summary_of(session, now_us)))
     drafts.append(Draft(type=facts.EXITED, payload=exited))
-    guards: list[Guard] = [Unique(end_lock(session.key)), Free(facts.id_lock(ids.id_of(session.key)))]
+    locks = locks_of(session) if held is None else held
+    guards: list[Guard] = [Unique(end_lock(session.key)), *(Free(lock) for lock in locks)]
     if waiting:
         guards.append(Reserve(facts.inbox_counter(session.key), -waiting, None))
-    claimed = session.claimed.vendor_session if session.claimed is not None else ""
-    guards += [Free(facts.vendor_lock(session.cli, vendor)) for vendor in sorted({claimed, session.vendor_session} - {""})]
     return tuple(drafts), tuple(guards)
 
 

@@ -157,6 +157,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     branch: str = ""
     follows: str = ""  # key of the run that this one continues
     vendor_session: str = ""  # that it continues
+    port: int = 0  # of its own web door, if it has one
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

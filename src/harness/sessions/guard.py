@@ -37,9 +37,11 @@ def main() -> int:
     _let_go()
     _pass_on(host)
     status = _wait_for(host)
+    _pass_on(None)
+    taken_on = os.read(deed, _MAX_DEED)
     if os.waitstatus_to_exitcode(status) != 0:
-        _bury(os.read(deed, _MAX_DEED), host)
-    _end_children()
+        _bury(taken_on)
+    _end_children(_tag_of(taken_on))
     return 0
 
 
@@ -93,12 +95,13 @@ def _let_go() -> None:
     os.close(nowhere)
 
 
-def _pass_on(host: int) -> None:
-    """Whoever asks the guard to end asks the host, which does it in good order."""
+def _pass_on(host: int | None) -> None:
+    """Whoever asks the guard to end asks the host, which does it in good order; without one there is nobody to ask."""
 
     def tell(number: int, _frame: FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(host, number)
+        if host is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(host, number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, tell)
@@ -116,7 +119,7 @@ def _wait_for(pid: int) -> int:
             return status
 
 
-def _bury(deed: bytes, host: int) -> None:
+def _bury(deed: bytes) -> None:
     """Have a child end the tree and write down what is known; it is a child so that its imports cost only then."""
     if not deed:  # it died before it had taken anything on
         return
@@ -132,16 +135,31 @@ def _bury(deed: bytes, host: int) -> None:
     _wait_for(child)
 
 
-def _end_children() -> None:
-    """End whoever was left to us: all of them come from the agent's tree."""
-    while True:
-        for pid in _children():
-            with contextlib.suppress(ProcessLookupError):
+def _tag_of(deed: bytes) -> bytes:
+    """The mark of the agent's tree; that of nobody if the host had not taken anything on."""
+    import json
+
+    return f"session/{json.loads(deed)['key']}".encode() if deed else b""
+
+
+def _end_children(tag: bytes) -> None:
+    """End whoever was left to us from the agent's tree, but not what was started from within it to live apart."""
+    while ours := [pid for pid in _children() if not _lives_apart(pid, tag)]:
+        for pid in ours:
+            with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
+        os.waitpid(-1, 0)
+
+
+def _lives_apart(pid: int, tag: bytes) -> bool:
+    """Whether it carries marks, and none of the agent's: as the guard of another session does."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - no pathlib here
+            words = file.read().split(b"\0")
+    except OSError:
+        return False
+    marked = any(word.startswith(b"HARNESS_SPAWN=") for word in words)
+    return marked and b"HARNESS_TAG=" + tag not in words
 
 
 def _children() -> list[int]:

@@ -17,7 +17,7 @@ from harness.errors import UsageError
 
 Verdict = Literal["allow", "deny", "ask"]
 _RULE = re.compile(r"([A-Za-z0-9_.:*-]+)(?:\((.*)\))?", re.DOTALL)
-_SUBJECTS = ("command", "cmd", "file_path", "path", "url", "pattern", "query")
+_SUBJECTS = ("command", "cmd", "file_path", "path", "url", "pattern", "query", "skill")
 _CHAINS = re.compile(r"[;&|`\n<>]|\$\(")
 
 

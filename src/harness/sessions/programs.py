@@ -90,7 +90,7 @@ def _claude(request: LaunchRequest, mode: Mode, context: str) -> Plan:
     if mode is Mode.PTY:
         make = terminal(line.argv, "claude")
     else:
-        make = pipes(line.argv, lambda: ClaudeStream(mode), name=str(mode), talks=mode is Mode.STREAM)
+        make = pipes(line.argv, lambda: ClaudeStream(mode, resumed=bool(request.vendor_session)), name=str(mode), talks=mode is Mode.STREAM)
     return Plan(
         mode=mode,
         argv=line.argv,
@@ -122,6 +122,9 @@ def _codex(request: LaunchRequest, mode: Mode, context: str) -> Plan:
 
 
 def _command(request: LaunchRequest, mode: Mode, context: str) -> Plan:
+    if request.vendor_session and mode in (Mode.PTY, Mode.ONCE):
+        name = Path(request.cli).name
+        raise UsageError(f"{name} cannot continue a session of its own: nobody knows how to ask it to; leave out --resume")
     argv = (request.cli, *request.agent_args)
     prompted = (*argv, *([context] if context else []))
     match mode:

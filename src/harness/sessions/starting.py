@@ -60,6 +60,7 @@ class LaunchRequest:
     vendor_session: str = ""  # that it continues
     watch_file: str = ""
     spawner_pane: str = ""
+    port: int = 0  # of its own web door
     approvals: Mapping[str, Any] = field(default_factory=dict[str, Any])  # rules and deadline, as in harness.toml
     transcript_max_bytes: int = 10 << 20
     transcript_keep: int = 5
@@ -99,6 +100,7 @@ class Launching:
     def __init__(self, *, environment: Mapping[str, str] | None = None, name: str = "") -> None:
         given = dict(os.environ if environment is None else environment)
         told = {word: value for word, value in given.items() if word not in INHERITED and word not in _OURS}
+        told[_SPAWN] = os.urandom(8).hex()  # a tree of its own: it outlives a session from within which it is started
         self._started = subprocess.Popen(
             [sys.executable, "-m", "harness.sessions.guard", *([name] if name else [])],
             stdin=subprocess.PIPE,
@@ -181,10 +183,9 @@ def _give_up(held: bytes) -> None:
 
 
 def _read(line: bytes) -> Launched:
-    try:
-        told = cast("dict[str, Any]", json.loads(line))
-    except ValueError as error:
-        raise ProcessError("the session's host ended before it had registered; look at its host.log") from error
+    if not line.startswith(b"{"):  # nothing came after the guard's pid
+        raise ProcessError("the session's host ended before it had registered; look at its host.log")
+    told = cast("dict[str, Any]", json.loads(line))
     if told.get("ok"):
         names = Launched.__dataclass_fields__
         return Launched(**{name: told[name] for name in names})

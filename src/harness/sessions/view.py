@@ -13,7 +13,7 @@ COLUMNS = (
     "key", "id", "cli", "mode", "repo", "description", "machine", "guard_pid", "guard_started", "pid", "started_us", "state",
     "state_detail", "state_source", "state_confidence", "state_us", "until_us", "vendor_session", "model", "turns",
     "input_tokens", "output_tokens", "cost_usd", "last_us", "exit_code", "exit_signal", "exit_reason", "exited_us",
-    "attended", "tmux", "cwd",
+    "attended", "tmux", "cwd", "port",
 )  # fmt: skip
 
 _DDL = """CREATE TABLE IF NOT EXISTS sessions (
@@ -23,7 +23,7 @@ _DDL = """CREATE TABLE IF NOT EXISTS sessions (
     state_source TEXT NOT NULL, state_confidence DOUBLE PRECISION NOT NULL, state_us BIGINT NOT NULL, until_us BIGINT,
     vendor_session TEXT NOT NULL, model TEXT NOT NULL, turns BIGINT NOT NULL, input_tokens BIGINT NOT NULL,
     output_tokens BIGINT NOT NULL, cost_usd DOUBLE PRECISION, last_us BIGINT NOT NULL, exit_code BIGINT, exit_signal BIGINT,
-    exit_reason TEXT, exited_us BIGINT, attended BIGINT NOT NULL, tmux TEXT NOT NULL, cwd TEXT NOT NULL)"""
+    exit_reason TEXT, exited_us BIGINT, attended BIGINT NOT NULL, tmux TEXT NOT NULL, cwd TEXT NOT NULL, port BIGINT NOT NULL)"""
 
 _INSERT = f"INSERT INTO sessions ({', '.join(COLUMNS)}) VALUES ({','.join('?' * len(COLUMNS))}) ON CONFLICT (key) DO NOTHING"
 _STATE = """UPDATE sessions SET state = ?, state_detail = ?, state_source = ?, state_confidence = ?, state_us = ?, until_us = ?,
@@ -108,6 +108,7 @@ def _insert(key: str, ts: int, told: facts.Claimed | None) -> Statement:
         key, id_, known.cli, str(known.mode), known.repo, known.description, known.machine, known.guard_pid,
         known.guard_started, 0, ts, str(facts.State.STARTING), "", str(facts.Source.HOST), 1.0, ts, None,
         known.vendor_session, "", 0, 0, 0, None, ts, None, None, None, None, int(known.attended), known.tmux, known.cwd,
+        known.port,
     )  # fmt: skip
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from harness.errors import UsageError
 
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(s|m|h|d)?")
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(ms|s|m|h|d)?")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 MAX_SECONDS = 366 * 86_400.0
 MAX_RESUMES = 100
 

@@ -46,6 +46,7 @@ FAILED = 1
 _LOOK_SECONDS = 60.0  # a reset is told by the wall clock, which no timer follows over a sleep of the machine
 _CONTINUE_TTL_SECONDS = 3600.0
 _END_SECONDS = 60.0
+_AFTER_SECONDS = 1.0
 _MOST_CONFLICTS = 20
 
 Kind = Literal["vendor", "fresh"]
@@ -172,7 +173,11 @@ class Watcher:
         """Until something is seen, or the time is over. Raises what ended the follower."""
         if following.done():
             following.result()
+            before = self._session.seq
             await self._catch_up()
+            if self._session.seq > before:
+                return
+            seconds = _AFTER_SECONDS  # its end is told, or is about to be
         tasks: set[asyncio.Future[None]] = {asyncio.ensure_future(self._take_one())}
         if seconds is not None:
             tasks.add(asyncio.ensure_future(self._store.clock.sleep(max(0.0, seconds))))

@@ -91,12 +91,13 @@ _LISTED = re.compile(
 )
 
 
-def price_of(model: str, overrides: Mapping[str, Price] | None = None) -> Price | None:
+def price_of(model: str, overrides: Mapping[str, Price] | None = None, *, published: bool = True) -> Price | None:
     """The price of a model. None: nobody knows.
 
     `overrides` come first, by the longest one that the name begins with; then the table by the name itself, then
     `genai_prices` where that is installed, and for a name that it does not know either, the longest name of the table that
     it begins with: a guess, which is nearer than nothing. A provider's prefix (`anthropic:`, `openai/`) does not count.
+    Without `published` that package is not loaded, which takes a second and tens of megabytes.
     """
     name = model.rpartition(":")[2].rpartition("/")[2]
     return (
@@ -104,7 +105,7 @@ def price_of(model: str, overrides: Mapping[str, Price] | None = None) -> Price 
         or next(
             (price for known, price in PRICES.items() if name.startswith(known) and _DATED.fullmatch(name[len(known) :])), None
         )
-        or _published(name)
+        or (_published(name) if published else None)
         or _longest(PRICES, model, name)
     )
 

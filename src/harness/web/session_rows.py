@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import msgspec
 
 from harness.clock import iso
+from harness.sessions import Folder
 from harness.sessions.client import Row
-from harness.sessions.ids import Folder
+from harness.sessions.client.rows import document
 from harness.sessions.published import exit_code
 from harness.sessions.record import Approval, Message, Session
 
@@ -21,42 +21,57 @@ CLIPPED = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """Sums over the run."""
+
+    input: int
+    output: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a run ended; `code` is 128 + signal where a signal ended it, null where nobody knows."""
+
+    code: int | None
+    signal: int | None
+    reason: str | None
+    at: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRow:
-    """One run of an agent program. `live` says that nobody has recorded its end, `state` what it does as far as is known."""
+    """One run of an agent program, as `harness status --json` tells it. `live`: nobody has recorded its end."""
 
     id: str
-    key: str  # this run, also when its id is used again
+    session: str  # the key of this run, also when its id is used again
     cli: str
     mode: str  # pty, stream, app-server or once
+    pid: int | None
+    port: int | None
     live: bool
     state: str
-    state_source: str
-    state_confidence: float
-    state_detail: str
-    state_since: str
+    detail: str
+    source: str
+    confidence: float
+    since: str | None
     until: str | None  # of a limit
     repo: str
     cwd: str
     description: str
-    model: str
-    vendor_session: str
-    pid: int | None
-    attended: bool
-    tmux: str
-    started: str
-    last_event: str
-    turns: int
-    input_tokens: int
-    output_tokens: int
-    cost_usd: float | None
-    exited: str | None
-    exit_reason: str | None
-    exit_code: int | None  # 128 + signal where a signal ended it
-    exit_signal: int | None
-    log_mtime: str | None  # of its output; null where its files are not on this machine
+    started_at: str | None
+    age_s: int
+    log_mtime: str | None  # of its output; this and the next three are null where its files are not on this machine
     log_idle_s: int | None
     output_log_path: str | None
     events_log_path: str | None
+    vendor_session: str | None
+    model: str | None
+    turns: int
+    tokens: Tokens
+    cost_usd: float | None
+    attended: bool
+    tmux: str | None
+    exited: Ending | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,24 +159,14 @@ class WholeSession(SessionRow):
     approvals: list[ApprovalRow]  # those that wait first
 
 
-def session_row(row: Row, folder: Folder) -> SessionRow:
+def session_row(row: Row, folder: Folder, now_us: int) -> SessionRow:
     """A row of the table of sessions, with what its files tell."""
-    files = files_of(folder)
-    written = None if files is None else _mtime(files / folder.transcript.name)
-    return SessionRow(
-        id=row.id, key=row.key, cli=row.cli, mode=row.mode, live=row.live, state=row.state, state_source=row.state_source,
-        state_confidence=row.state_confidence, state_detail=row.state_detail, state_since=iso(row.state_us),
-        until=_moment(row.until_us), repo=row.repo, cwd=row.cwd, description=row.description, model=row.model,
-        vendor_session=row.vendor_session, pid=row.pid or None, attended=bool(row.attended), tmux=row.tmux,
-        started=iso(row.started_us), last_event=iso(row.last_us), turns=row.turns, input_tokens=row.input_tokens,
-        output_tokens=row.output_tokens, cost_usd=row.cost_usd, exited=_moment(row.exited_us), exit_reason=row.exit_reason,
-        exit_code=128 + row.exit_signal if row.exit_code is None and row.exit_signal is not None else row.exit_code,
-        exit_signal=row.exit_signal,
-        log_mtime=None if written is None else iso(round(written * 1e6)),
-        log_idle_s=None if written is None else max(0, int(time.time() - written)),
-        output_log_path=None if files is None else str(files / folder.transcript.name),
-        events_log_path=None if files is None else str(files / folder.events.name),
-    )  # fmt: skip
+    told: dict[str, Any] = document(row, str(folder.home), now_us)
+    if files_of(folder) is None:
+        told.update(dict.fromkeys(("log_mtime", "log_idle_s", "output_log_path", "events_log_path")))
+    told["tokens"] = Tokens(**told["tokens"])
+    told["exited"] = None if told["exited"] is None else Ending(**told["exited"])
+    return SessionRow(**{name: told[name] for name in SessionRow.__dataclass_fields__})
 
 
 def whole_session(row: SessionRow, session: Session) -> WholeSession:
@@ -229,13 +234,6 @@ def files_of(folder: Folder) -> Path | None:
     try:
         return path if (path / "key").read_text(encoding="ascii") == folder.key else None
     except (OSError, UnicodeDecodeError):
-        return None
-
-
-def _mtime(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:
         return None
 
 

@@ -17,11 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import Conflict, NotFound, UsageError
 from harness.processes import LogReader
-from harness.sessions import facts, published
-from harness.sessions.burying import bury, session_gone
+from harness.sessions import Folder, bury, facts, published, session_gone
 from harness.sessions.client import Row, Sessions, panes
 from harness.sessions.facts import MessageStatus, Placing, State
-from harness.sessions.ids import Folder
 from harness.sessions.record import Message, Session
 from harness.text import sanitise
 from harness.web import screens, streaming
@@ -96,7 +94,7 @@ class Accepted:
 
     ok: bool = True
     id: str
-    key: str
+    session: str
     status: str
 
 
@@ -124,7 +122,7 @@ class ScreenShot:
 
     ok: bool = True
     id: str
-    key: str
+    session: str
     captured_at: str
     columns: int
     rows: int
@@ -168,14 +166,15 @@ async def list_sessions(
 ) -> list[SessionRow]:
     """Sessions, the newest first."""
     rows = await sessions.list(live=live.wanted, repo=repo, cli=cli)
-    chosen = [row for row in rows if here.only in ("", row.key)]
-    return [session_row(row, sessions.folder(row.key)) for row in chosen[:limit]]
+    chosen, now_us = [row for row in rows if here.only in ("", row.key)], here.store.clock.now_us()
+    return [session_row(row, sessions.folder(row.key), now_us) for row in chosen[:limit]]
 
 
 @router.get("/{session}")
-async def show_session(row: Run, sessions: Runs) -> WholeSession:
+async def show_session(row: Run, here: Here, sessions: Runs) -> WholeSession:
     """One session by its id (its newest run) or key: state, inbox, approvals, usage, limits."""
-    return whole_session(session_row(row, sessions.folder(row.key)), await sessions.get(row.key))
+    shown = session_row(row, sessions.folder(row.key), here.store.clock.now_us())
+    return whole_session(shown, await sessions.get(row.key))
 
 
 @router.post("/{session}/messages", status_code=202)
@@ -234,16 +233,16 @@ async def stop(row: Run, here: Here, sessions: Runs, how: Stop | None = None) ->
     try:
         await living(row, here, sessions)
     except Conflict:
-        return Accepted(id=row.id, key=row.key, status="exited")
+        return Accepted(id=row.id, session=row.key, status="exited")
     await sessions.stop(row.key, by=here.actor, timeout_seconds=wish.timeout_seconds, kill=wish.kill, reason=wish.reason)
-    return Accepted(id=row.id, key=row.key, status="stopping")
+    return Accepted(id=row.id, session=row.key, status="stopping")
 
 
 @router.post("/{session}/interrupt", status_code=202)
 async def interrupt(row: Run, here: Here, sessions: Runs, why: Why | None = None) -> Accepted:
     """Ask for the end of the turn under way."""
     await sessions.interrupt((await living(row, here, sessions)).key, by=here.actor, reason=why.reason if why else "")
-    return Accepted(id=row.id, key=row.key, status="interrupting")
+    return Accepted(id=row.id, session=row.key, status="interrupting")
 
 
 @router.post("/{session}/approvals/{request_id:path}", status_code=202)
@@ -313,7 +312,7 @@ async def screen(
         raise NotFound(f"the files of {row.key} are not on this machine")
     shown = shot.lines if lines is None else panes.last(shot.lines, lines)
     return ScreenShot(
-        id=row.id, key=row.key, captured_at=shot.captured_at, columns=shot.columns, rows=shot.rows, lines=shown,
+        id=row.id, session=row.key, captured_at=shot.captured_at, columns=shot.columns, rows=shot.rows, lines=shown,
         text="\n".join(shown).rstrip(),
     )  # fmt: skip
 

@@ -17,9 +17,9 @@ from nicegui import ui
 
 from harness.errors import HarnessError, NotFound
 from harness.processes import LogReader
+from harness.sessions import Folder
 from harness.sessions.client import panes
 from harness.sessions.client.terminal_feed import TerminalFeed, open_terminal
-from harness.sessions.ids import Folder
 from harness.web.session_rows import files_of
 
 _HELD_BYTES = 1 << 18  # that the browser may be behind
@@ -99,6 +99,8 @@ class LiveTerminal:
                         await self._connected()
                     except NotFound:
                         self._told("waiting for its terminal …")
+                    except HarnessError as error:
+                        self._told(str(error))
                     if live():
                         await self._again.wait()
                 await self._left()

@@ -46,6 +46,7 @@ class Row(NamedTuple):
     attended: int
     tmux: str
     cwd: str
+    port: int  # of its own web door; 0: it has none
 
     @property
     def live(self) -> bool:
@@ -103,7 +104,7 @@ def document(row: Row, home: str, now_us: int) -> dict[str, object]:
         "cli": row.cli,
         "mode": row.mode,
         "pid": row.pid or None,
-        "port": None,
+        "port": row.port or None,
         "live": row.live,
         "state": row.state,
         "detail": row.state_detail,
@@ -176,9 +177,9 @@ def cells(row: Row, home: str, now_us: int) -> tuple[str, ...]:
     """The row's cells below `HEADINGS`; `-` where there is nothing."""
     written_us = _written_us(join(folder_of(home, row.key), "transcript.log")) if row.live else None
     idle = "" if written_us is None else _span(_seconds(written_us, now_us))
-    pid = str(row.pid) if row.pid and row.live else ""
+    pid, port = (str(number) if number and row.live else "" for number in (row.pid, row.port))
     told = (
-        row.id, row.cli, pid, "", _span(_seconds(row.started_us, now_us)), idle, _state(row),
+        row.id, row.cli, pid, port, _span(_seconds(row.started_us, now_us)), idle, _state(row),
         row.repo.rstrip("/").rpartition("/")[2], row.description,
     )  # fmt: skip
     return tuple(_plain(cell) or "-" for cell in told)

@@ -6,6 +6,7 @@ Source of the fields: Claude Code 2.1.329. A turn that a person cuts short with 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from harness.sessions import facts
 from harness.sessions.dialects.claude.items import brief, call_of, summary_of
@@ -33,6 +34,8 @@ class ClaudeHooks:
     def __init__(self, turns: Turns) -> None:
         self.live = False  # whether any hook has come
         self.background = False  # the last turn left something running
+        self.works: Callable[[], bool] = lambda: False  # whether the program says otherwise that it works
+        self._answered: str | None = None  # the last words of a turn that goes on with what has joined it
         self._turns = turns
         self._asked: dict[str, str] = {}  # requests that wait, with what they are about
         self._tools: set[str] = set()
@@ -86,9 +89,16 @@ class ClaudeHooks:
         """The program no longer asks anything: what was not answered here was answered at its terminal."""
         return self._withdraw("it was answered at the terminal")
 
+    def rested(self) -> list[Report]:
+        """The program has stopped working: a turn that might have gone on is over."""
+        if self._answered is None:
+            return []
+        return self._over("success", _reading(State.PROMPT, "Stop"), summary=self._answered)
+
     def cut_short(self) -> list[Report]:
         """The turn under way was interrupted, of which no hook tells."""
         self._tools.clear()
+        self._answered = None
         withdrawn = self._withdraw("the turn was interrupted")
         unknown = Reading(state=State.UNKNOWN, source=Source.HOOK, confidence=0.0, evidence="interrupted: no hook tells")
         return [*withdrawn, *self._turns.ended("interrupted"), unknown]
@@ -145,6 +155,9 @@ class ClaudeHooks:
 
     def _stop(self, told: Object) -> list[Report]:
         self.background = bool(told.get("background_tasks") or told.get("session_crons"))
+        if self._turns.joined and not self.background and self.works():
+            self._turns.joined, self._answered = False, text(told, "last_assistant_message")
+            return self._withdraw("the turn went on")  # to what was queued, of which no hook tells
         detail = "background work goes on" if self.background else ""
         return self._over("success", _reading(State.PROMPT, "Stop", detail), summary=text(told, "last_assistant_message"))
 
@@ -158,6 +171,7 @@ class ClaudeHooks:
 
     def _over(self, outcome: Outcome, reading: Reading, *, summary: str = "", error: str = "") -> list[Report]:
         self._tools.clear()
+        self._answered = None
         ended = self._turns.ended(outcome, summary=summary, error=error, more=self.background)
         return [*self._withdraw("the turn is over"), *ended, reading]
 

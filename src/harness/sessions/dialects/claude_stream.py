@@ -22,7 +22,7 @@ from harness.sessions.dialects.claude.turns import Turns
 from harness.sessions.dialects.claude.usage import Meter
 from harness.sessions.dialects.fields import NotJson, Object, as_object, count, decoded, part, text, truth
 from harness.sessions.facts import Identified, ItemCompleted, Mode, Noted, State, TurnCompleted, Unrecognised
-from harness.sessions.reports import ApprovalAsked, Decision, Outgoing, Progress, Report, Step
+from harness.sessions.reports import ApprovalAsked, Decision, Outgoing, Progress, Reading, Report, Step
 
 _RAW = 2_000
 _KIND = 80
@@ -39,11 +39,14 @@ _NOTICES = frozenset({
 
 
 class ClaudeStream:
-    """See `LineDialect`. `mode` is `stream`, or `once` for a program that takes no messages after its first."""
+    """See `LineDialect`. `mode` is `stream`, or `once` for a program that takes no messages after its first.
+
+    `resumed`: it continues a session, so its counters have a beginning that is to be told.
+    """
 
     failed = ""
 
-    def __init__(self, mode: Mode = Mode.STREAM) -> None:
+    def __init__(self, mode: Mode = Mode.STREAM, *, resumed: bool = False) -> None:
         once = mode is Mode.ONCE
         talks = {"messages", "steer", "interrupt", "approve", "receipts", "probe"}
         self.can: frozenset[str] = frozenset({"usage", "resume"} | (set() if once else talks))
@@ -54,7 +57,7 @@ class ClaudeStream:
         self._asking = Asking()
         self._requests = Requests()
         self._identity = Identity()
-        self._meter = Meter()
+        self._meter = Meter(resumed=resumed)
         self._background: frozenset[str] = frozenset()
         self._refused = False
 
@@ -108,6 +111,8 @@ class ClaudeStream:
         if type_ == "control_request":
             return self._asked(message)
         reports = self._system(message) if type_ == "system" else self._message(type_, message)
+        if self._once and reports:  # it will exit: it never waits for a message
+            reports = [each for each in reports if not (isinstance(each, Reading) and each.state is State.PROMPT)]
         return _unrecognised(kind, line) if reports is None else Step(reports=tuple(reports))
 
     def _message(self, type_: str, line: Object) -> list[Report] | None:

@@ -25,6 +25,7 @@ class Turns:
 
     def __init__(self) -> None:
         self.turn = ""  # under way; empty: none
+        self.joined = False  # messages have come to it after it began, and it may not have got to them
         self._sent: dict[str, str] = {}  # by message id, as it is compared
         self._taken: dict[str, str] = {}  # by the turn under way, as it is compared
 
@@ -50,8 +51,10 @@ class Turns:
         ids = list(self._sent) if prompt is None else self._matching(_compared(prompt))
         texts = {message_id: self._sent.pop(message_id) for message_id in ids}
         reports: list[Report] = []
-        if not self.turn:
-            self.turn = turn or str(uuid.uuid4())
+        if self.turn:
+            self.joined = self.joined or bool(ids)
+        else:
+            self.turn, self.joined = turn or str(uuid.uuid4()), False
             reports.append(facts.TurnStarted(turn=self.turn, message_ids=tuple(ids)))
         self._taken |= texts
         reports += [Receipt(stage="accepted", message_id=message_id, turn=self.turn, proof=proof) for message_id in ids]

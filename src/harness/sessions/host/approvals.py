@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import HarnessError, NotFound
 from harness.ledger import Draft
 from harness.sessions import facts, policy
+from harness.sessions.burying import withdraw_questions
 from harness.sessions.host.recorder import Recorder, draft
 from harness.sessions.reports import ApprovalAsked, ApprovalSettled, Decision
 
@@ -30,29 +31,32 @@ class Approvals:
         *,
         answer: Callable[[str, Decision], Awaitable[None]],
         record: Callable[[Draft], Awaitable[None]],
+        complain: Callable[[BaseException], object],
     ) -> None:
         self._recorder = recorder
         self._rules = rules
         self._answer = answer
         self._record = record
-        self._waiting: dict[str, asyncio.Task[None]] = {}
+        self._complain = complain
+        self._waiting: dict[str, asyncio.Task[None]] = {}  # for a person, by request; leaves when there is a decision
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, asked: ApprovalAsked) -> None:
-        """See to a request: decide it, or ask a person and return; the answer comes by itself."""
+        """See to a request: decide it, or ask a person, and return; the agent, which may be slow to read, is told meanwhile."""
         verdict, rule = policy.judge(self._rules, asked.tool, asked.arguments)
         if verdict != "ask":
             await self._record(self._requested(asked))
-            await self._decide(asked.request, allow=verdict == "allow", by="policy", reason=f"rule {rule}")
+            self._begin(self._decide(asked.request, allow=verdict == "allow", by="policy", reason=f"rule {rule}"))
             return
         deadline_us = self._recorder.store.clock.now_us() + round(self._rules.deadline_seconds * 1e6)
         try:
             question = await self._put(asked, deadline_us)
         except HarnessError as error:  # nobody can be asked, so nobody says yes
             await self._record(self._requested(asked))
-            await self._decide(asked.request, allow=False, by="policy", reason=f"no person can be asked: {error}")
+            self._begin(self._decide(asked.request, allow=False, by="policy", reason=f"no person can be asked: {error}"))
             return
         await self._record(self._requested(asked, question=question.id, deadline_us=deadline_us))
-        self._waiting[asked.request] = asyncio.ensure_future(self._wait(asked.request, question))
+        self._waiting[asked.request] = self._begin(self._wait(asked.request, question))
 
     async def settle(self, settled: ApprovalSettled) -> None:
         """The agent does not wait any more: close what is open about it."""
@@ -60,11 +64,24 @@ class Approvals:
         approval = self._recorder.session.approvals.get(settled.request)
         if approval is not None and not approval.decision:
             await self._record(_decided(settled.request, settled.decision, "agent", settled.reason))
+            await withdraw_questions(self._recorder.store, [approval], settled.reason or "the agent does not wait any more")
 
     async def close(self) -> None:
         """Nobody is waited for any more."""
-        for request in tuple(self._waiting):
-            self._forget(request)
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._complain(error)
 
     def _requested(self, asked: ApprovalAsked, *, question: str = "", deadline_us: int | None = None) -> Draft:
         return draft(
@@ -96,17 +113,12 @@ class Approvals:
 
     async def _wait(self, request: str, question: Question) -> None:
         """Until a person has answered, or the deadline has passed."""
-        store = self._recorder.store
-        assert question.deadline_us is not None
-        left = (question.deadline_us - store.clock.now_us()) / 1e6
-        answered: Question | None = None
         try:
-            async with asyncio.timeout(max(left, 0)):
-                answered = await self._answered(question)
-        except TimeoutError:
-            with contextlib.suppress(HarnessError):
-                await self._questions().expire(question.id)
-            answered = await self._questions().get(question.id)  # somebody may have answered at the last moment
+            answered = await self._answer_in_time(question)
+        except HarnessError as error:  # the ledger does not tell any more, so nobody says yes
+            self._waiting.pop(request, None)
+            await self._decide(request, allow=False, by="policy", reason=f"no person's answer can be heard: {error}")
+            return
         self._waiting.pop(request, None)
         if answered.answer is None:
             reason = f"nobody answered within {self._rules.deadline_seconds:g} s"
@@ -117,6 +129,18 @@ class Approvals:
             await self._questions().use(question.id, by=f"{self._recorder.stream}#{request}", digest=question.digest)
         reason = answered.note or ("" if allow else f"denied by {answered.answered_by}")
         await self._decide(request, allow=allow, by=answered.answered_by or "person", reason=reason)
+
+    async def _answer_in_time(self, question: Question) -> Question:
+        """The question as it stands when it is answered or the deadline has passed."""
+        assert question.deadline_us is not None
+        left = (question.deadline_us - self._recorder.store.clock.now_us()) / 1e6
+        try:
+            async with asyncio.timeout(max(left, 0)):
+                return await self._answered(question)
+        except TimeoutError:
+            with contextlib.suppress(HarnessError):
+                await self._questions().expire(question.id)
+            return await self._questions().get(question.id)  # somebody may have answered at the last moment
 
     async def _answered(self, question: Question) -> Question:
         from harness.people import QuestionStatus
@@ -163,7 +187,7 @@ def _cleaned(text: str, *, limit: int) -> str:
     """Fit for the record; the patterns are loaded when the first agent asks for something."""
     from harness.text import cleaned
 
-    return cleaned(text, limit=limit)
+    return cleaned(text[: 4 * limit], limit=limit)  # looking through megabytes would hold everything up
 
 
 def _bounded(arguments: object) -> object:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.ledger import Store
 from harness.sessions import facts
+from harness.sessions.burying import bury, session_gone
 from harness.sessions.closing import NEVER_SENT
 from harness.sessions.facts import MessageStatus
 from harness.sessions.record import Message, Session, folded
@@ -15,14 +16,21 @@ from harness.sessions.reports import Cumulative
 _BLOCK = 1 << 20
 
 
+def carried_lock(key: str) -> str:
+    """The unique key of the run that took a run's messages over: two that continue it do not both send them."""
+    return f"session-carried/{key}"
+
+
 async def earlier(store: Store, key: str) -> Session | None:
-    """The run that is continued, if the ledger knows it."""
+    """The run that is continued, if the ledger knows it; one that nobody owns any more has ended then."""
     session = folded(key, await store.read(facts.stream_of(key)))
-    return session if session.seq else None
+    if not session.seq:
+        return None
+    return await bury(store, key) if session.live and session_gone(store, session) else session
 
 
-def carried(before: Session, *, takes_once: bool) -> list[Message]:
-    """The messages to queue again, in their order, under their own ids.
+def carried(before: Session, *, takes_once: bool, now_us: int) -> list[Message]:
+    """The messages to queue again, in their order, under their own ids; none whose time is over.
 
     One that was on its way when the host died is sent again only if the program takes the same id once (`takes_once`), or
     if its own record can be read and does not have it; nobody knows otherwise, and nothing is said twice.
@@ -32,7 +40,8 @@ def carried(before: Session, *, takes_once: bool) -> list[Message]:
     return [
         message
         for message in before.messages.values()
-        if message.id in lost or (message.status is MessageStatus.DROPPED and message.reason == NEVER_SENT)
+        if message.expires_us > now_us
+        and (message.id in lost or (message.status is MessageStatus.DROPPED and message.reason == NEVER_SENT))
     ]
 
 

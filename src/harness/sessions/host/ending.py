@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 from typing import Literal
 
@@ -63,20 +62,29 @@ class Ending:
             self._done.set()
 
     async def _leave(self, seconds: float) -> bool:
-        """Whether the agent ended in its own way."""
+        """Whether the agent ended in its own way. One that does not even read what it is told is not waited for longer."""
         assert self._process is not None
-        assert self._transport is not None
-        with contextlib.suppress(HarnessError):
-            if not await self._transport.leave():
-                return False
+        leaving = asyncio.ensure_future(self._way_out())
         waiting = asyncio.ensure_future(self._process.wait())
         hurry = asyncio.ensure_future(self._hurry.wait())
+        deadline = asyncio.get_running_loop().time() + seconds
         try:
-            await asyncio.wait({waiting, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({leaving, waiting, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if leaving.done() and leaving.result():
+                left = deadline - asyncio.get_running_loop().time()
+                await asyncio.wait({waiting, hurry}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
             return self._process.exit is not None
         finally:
-            waiting.cancel()
-            hurry.cancel()
+            for task in (leaving, waiting, hurry):
+                task.cancel()
+
+    async def _way_out(self) -> bool:
+        """Begin the program's own exit; whether it has one."""
+        assert self._transport is not None
+        try:
+            return await self._transport.leave()
+        except (HarnessError, OSError):  # it did not take all of it, and may end all the same
+            return True
 
     async def _end(self, grace: float) -> Stopped:
         assert self._process is not None

@@ -14,10 +14,11 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError, KeyTaken, ProcessError, Refused, UsageError
-from harness.ledger import Draft, Event, Guard, Store, Unique, Write
+from harness.errors import Conflict, HarnessError, KeyTaken, ProcessError, Refused, StoreUnavailable, UsageError
+from harness.ledger import Draft, Event, Expect, Guard, Store, Unique, Write
 from harness.processes import Exit, Identity, Process, Watch
 from harness.sessions import facts, outbox
+from harness.sessions.burying import held_locks
 from harness.sessions.closing import last_events
 from harness.sessions.facts import ExitReason, MessageStatus, Mode, State
 from harness.sessions.host import burying, carrying
@@ -58,11 +59,15 @@ class Host:
         self._delivering = False
         self._interrupted: set[str] = set()
         self._ending: Ending | None = None
+        self._claimed = False
+        self._broken: StoreUnavailable | None = None  # the ledger can be used no more, so neither can we
         self._over = False
         self._watches: list[Watch | FileWatch] = []
         self._listener: Listener | None = None
         self._process: Process | None = None
-        self._approvals = Approvals(self.recorder, setup.rules, answer=self._answer, record=self.record)
+        self._approvals = Approvals(
+            self.recorder, setup.rules, answer=self._answer, record=self.record, complain=setup.complain
+        )
         self._viewers = Viewers(setup.folder, wake=self._wake.set)
         self._repository = Repository(setup.cwd)
 
@@ -90,24 +95,34 @@ class Host:
             meta=claimed.meta, follows=claimed.follows,
         )  # fmt: skip
         await self.record(draft(facts.STARTED, started))
-        await self._queue_first()
-        await self._carry_over()
         await self._live(process)
 
     async def claim(self) -> None:
-        """Take the id, and the vendor's session if one is continued. Raises `HarnessError` naming who has it."""
+        """Take the id, and the vendor's session if one is continued. Raises `HarnessError` naming who has it.
+
+        What is to be said first, and what a run that is continued had not done, is queued at once: whoever dies from here
+        on leaves it in the record of this run.
+        """
         setup = self._setup
         guards: list[Guard] = [Unique(facts.id_lock(setup.id))]
         if setup.claimed.vendor_session:
             guards.append(Unique(facts.vendor_lock(setup.claimed.cli, setup.claimed.vendor_session)))
-        write = Write(self.recorder.stream, (draft(facts.CLAIMED, setup.claimed),))
         for _ in range(3):
+            queued, more = await self._first_messages()
+            write = Write(self.recorder.stream, (draft(facts.CLAIMED, setup.claimed), *queued))
             try:
-                await self._store.append(write, guards=guards)
+                await self._store.append(write, guards=[*guards, *more])
+                self._claimed = True
                 return
             except KeyTaken as taken:
-                await burying.make_room(self._store, taken, setup.id)
+                if taken.name != carrying.carried_lock(setup.claimed.follows):
+                    await burying.make_room(self._store, taken, setup.id)
         raise HarnessError(f"session {setup.id!r} is being started and ended by others all the time; choose another --id")
+
+    @property
+    def owes_its_end(self) -> bool:
+        """Whether it has claimed the session and not recorded its end, so that its guard has to."""
+        return self._claimed and self.recorder.session.live
 
     async def _live(self, process: Process) -> None:
         loop = asyncio.get_running_loop()
@@ -121,8 +136,10 @@ class Host:
             self._run_beside(self._observe("start"))
             self._watch_guard()
             self._watch_file()
-            exit_ = await asyncio.shield(ended)
-            await self._see_out(process, exit_)
+            await asyncio.wait({ended, pump}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():  # nobody would hear the agent, or us, any more: the guard ends it all
+                pump.result()
+            await self._see_out(process, ended.result())
         finally:
             self._over = True
             self._wake.set()
@@ -170,13 +187,16 @@ class Host:
                     detail=detail,
                     tail=tail,
                 )
-                drafts, guards = last_events(session, exited, self._store.clock.now_us())
+                held = await held_locks(self._store, session)
+                drafts, guards = last_events(session, exited, self._store.clock.now_us(), held=held)
                 try:
-                    await self.recorder.append(*drafts, guards=guards)
+                    await self.recorder.append(*drafts, guards=(Expect(self.recorder.stream, session.seq), *guards))
                     break
                 except KeyTaken:  # somebody has buried us: their word stands
                     await self.recorder.catch_up()
                     break
+                except Conflict:  # somebody has just sent a message, which is to be closed as well
+                    continue
                 except HarnessError:
                     await asyncio.sleep(0.05)
             self.recorder.save()
@@ -216,6 +236,8 @@ class Host:
                 async with asyncio.timeout(self._rest_seconds()):
                     await self._wake.wait()
             self._wake.clear()
+            if self._broken is not None:
+                raise self._broken
             async with self._writing:
                 await self._write_reports()
                 await self.recorder.catch_up()
@@ -337,22 +359,23 @@ class Host:
         async with self._writing:
             await self.recorder.move(message_id, type_, reason=reason)
 
-    async def _carry_over(self) -> None:
-        """Take over what the run that is continued had not done."""
-        before = await carrying.earlier(self._store, self._setup.claimed.follows) if self._setup.claimed.follows else None
-        if before is None:
-            return
-        if self._setup.request.vendor_session:
-            self.digest.start_counters(carrying.counters(before))
-        for message in carrying.carried(before, takes_once=self._setup.plan.takes_once):
-            again = self._setup.again(message)
-            await self.record(draft(facts.QUEUED, again), guards=(self._setup.place_in_inbox,))
-
-    async def _queue_first(self) -> None:
-        """The context, where it is not an argument of the program, is its first message."""
-        first = self._setup.first_message
-        if first is not None:
-            await self.record(draft(facts.QUEUED, first), guards=(self._setup.place_in_inbox,))
+    async def _first_messages(self) -> tuple[list[Draft], list[Guard]]:
+        """The context, where it is not an argument of the program, and what the run that is continued had not done."""
+        setup, follows = self._setup, self._setup.claimed.follows
+        queued = [] if setup.first_message is None else [setup.first_message]
+        guards: list[Guard] = []
+        before = await carrying.earlier(self._store, follows) if follows else None
+        if before is not None:
+            if setup.request.vendor_session:
+                self.digest.start_counters(carrying.counters(before))
+            lock = carrying.carried_lock(follows)
+            messages = carrying.carried(before, takes_once=setup.plan.takes_once, now_us=self._store.clock.now_us())
+            if messages and await self._store.holder_of(lock) is None:
+                queued += [setup.again(message) for message in messages]
+                guards.append(Unique(lock))
+        if queued:
+            guards.append(setup.places_in_inbox(len(queued)))
+        return [draft(facts.QUEUED, message) for message in queued], guards
 
     # Requests
 
@@ -444,6 +467,9 @@ class Host:
         self._beside.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._setup.complain(error)
+            if isinstance(error, StoreUnavailable):
+                self._broken = error
+                self._wake.set()
 
     async def _observe(self, phase: str) -> None:
         seen = await self._repository.observe(phase)

@@ -21,7 +21,7 @@ _MAX_REQUEST = 64 << 20
 def run(*, request: int, answer: int, will: int, guard_pid: int) -> int:
     """Be the host of the session that is asked for on `request`; 0 once its end is on record, or it could not be begun.
 
-    `will` is told what was taken on, for whoever has to bury us.
+    Anything else tells our guard that it has to be recorded. `will` is told what was taken on, for whoever has to bury us.
     """
     told = Answer(answer)
     _let_go()
@@ -33,11 +33,13 @@ def run(*, request: int, answer: int, will: int, guard_pid: int) -> int:
         os.write(will, json.dumps({"database": setup.request.database, "key": setup.folder.key}).encode())
         gc.freeze()
         gc.set_threshold(_FIRST_THRESHOLD, 10, 10)
-        asyncio.run(_host(setup))
+        return asyncio.run(_host(setup))
     except (HarnessError, OSError) as error:
         told.failed(error)
     except BaseException as error:
         told.failed(error)
+        if told.setup is not None:
+            told.setup.complain(error)
         raise
     return 0
 
@@ -55,8 +57,15 @@ def _let_go() -> None:
     os.close(nowhere)
 
 
-async def _host(setup: Setup) -> None:
+async def _host(setup: Setup) -> int:
     become_subreaper()
     async with open_store(setup.request.database, actor=f"session/{setup.id}") as store:
         store.register(SESSIONS_VIEW)
-        await Host(setup, store).run()
+        host = Host(setup, store)
+        try:
+            await host.run()
+        except (HarnessError, OSError) as error:
+            setup.answer.failed(error)
+            if host.owes_its_end:
+                setup.complain(error)
+        return int(host.owes_its_end)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
 
-from harness.errors import Conflict
+from harness.errors import Busy, Conflict, StoreUnavailable
 from harness.ledger import Draft, Event, Expect, Guard, Reserve, Store, Write
 from harness.sessions import facts
 from harness.sessions.events_file import EventsFile
@@ -15,6 +16,7 @@ from harness.sessions.record import Session
 from harness.sessions.summary_file import write as write_summary
 
 _KEEP_MESSAGES = 256
+_ROOM_SECONDS = 0.5  # between tries at a full disk
 
 
 class Recorder:
@@ -33,15 +35,30 @@ class Recorder:
         self._file = EventsFile(self._folder.events, self._folder.key)
 
     async def append(self, *drafts: Draft, guards: tuple[Guard, ...] = ()) -> None:
-        """Write events and fold them, with those of others in between."""
-        if drafts:
-            await self.store.append(Write(self.stream, drafts), guards=guards)
+        """Write events and fold them, with those of others in between. Waits for a ledger that cannot be written just now."""
+        write = Write(self.stream, drafts)
+        while drafts:
+            try:
+                await patiently(lambda: self.store.append(write, guards=guards))
+                break
+            except StoreUnavailable as error:
+                if error.reason != "unknown":
+                    raise
+                if await self._are_there(drafts):
+                    break
         await self.catch_up()
+
+    async def _are_there(self, drafts: tuple[Draft, ...]) -> bool:
+        """Whether an append of which nobody knows was written."""
+        events = await patiently(lambda: self.store.read(self.stream, after=self.session.seq))
+        ours = [(event.type, event.data) for event in events if event.actor == self.store.actor]
+        wanted = [(each.type, encode(each.payload)) for each in drafts]
+        return any(ours[at : at + len(wanted)] == wanted for at in range(len(ours)))
 
     async def catch_up(self) -> list[Event]:
         """Fold what is new; gives those events."""
         found: list[Event] = []
-        while events := await self.store.read(self.stream, after=self.session.seq, limit=500):
+        while events := await patiently(lambda: self.store.read(self.stream, after=self.session.seq, limit=500)):
             for event in events:
                 self.session.fold(event)
                 self.seen(event)

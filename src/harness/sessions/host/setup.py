@@ -104,7 +104,7 @@ class Setup:
             host_started=Identity.of(os.getpid()).started, repo=request.repo, description=request.description,
             meta=request.meta, limits=self.limits, inbox_ttl_seconds=request.inbox_ttl_seconds, attended=request.attended,
             tmux=request.tmux, worktree=request.worktree, branch=request.branch, follows=request.follows,
-            vendor_session=self.plan.vendor_session,
+            vendor_session=self.plan.vendor_session, port=request.port,
         )  # fmt: skip
 
     def prepare(self) -> None:
@@ -156,9 +156,9 @@ class Setup:
         return facts.Queued(message_id=str(uuid.uuid4()), text=text, expires_us=expires, origin=facts.Origin(kind="harness"))
 
     def again(self, message: Message) -> facts.Queued:
-        """A message of the run that this one continues, under its own id."""
+        """A message of the run that this one continues, under its own id; it waits no longer than its sender was told."""
         return facts.Queued(
-            message_id=message.id, text=message.text, expires_us=_now_us() + _LONG_US, placing=message.placing,
+            message_id=message.id, text=message.text, expires_us=message.expires_us, placing=message.placing,
             origin=message.origin, submit=message.submit, only_submit=message.only_submit, forced=message.forced,
         )  # fmt: skip
 
@@ -167,11 +167,15 @@ class Setup:
         """What a queued message takes."""
         return Reserve(facts.inbox_counter(self.folder.key), 1, facts.INBOX_LIMIT)
 
+    def places_in_inbox(self, count: int) -> Reserve:
+        """What those take that are there from the beginning; a run that was full is taken over whole."""
+        return Reserve(facts.inbox_counter(self.folder.key), count, None)
+
     def price(self, usage: facts.Usage) -> float | None:
         """What the tokens cost by the list price; None if nobody knows the model's."""
         from harness.spend import cost_micro_usd, price_of
 
-        price = price_of(usage.model) if usage.model else None
+        price = price_of(usage.model, published=False) if usage.model else None
         if price is None:
             return None
         micro = cost_micro_usd(

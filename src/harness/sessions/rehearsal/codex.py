@@ -356,7 +356,10 @@ def main(argv: list[str]) -> int:
         case _:
             from harness.sessions.rehearsal import terminal
 
-            return terminal.perform(arguments, like="codex")
+            resumes = arguments.words[:1] == ["resume"]
+            resumed = arguments.words[1] if resumes and len(arguments.words) > 1 else ""
+            arguments.words = arguments.words[2:] if resumes else arguments.words
+            return terminal.perform(arguments, like="codex", resumed=resumed)
 
 
 if __name__ == "__main__":

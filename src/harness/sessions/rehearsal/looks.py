@@ -14,7 +14,7 @@ class Look:
         self, *, prompt: str, footer: str, busy: str, idle_title: str, busy_titles: Sequence[str], asking_title: str,
         ready: str, dialog: Sequence[str], trust: Sequence[str], trust_default: bool, leave: Sequence[str],
         enter_apart: float = 0.0, interrupts_to_leave: int = 2, raw: bool = True, model: str = "rehearsal",
-        boxed: bool = True,
+        boxed: bool = True, limited: str = "",
     ) -> None:  # fmt: skip
         self.prompt = prompt
         self.footer = footer
@@ -31,6 +31,7 @@ class Look:
         self.interrupts_to_leave = interrupts_to_leave
         self.raw = raw
         self.model = model
+        self.limited = limited  # the footer while a usage limit holds it; `{until}` is when it resets
         self.boxed = boxed  # ruled lines above and below where one types
 
 
@@ -43,7 +44,7 @@ LOOKS: dict[str, Look] = {
                 "   2. No, and tell Claude what to do differently", "", " Esc to cancel"),
         trust=(" Quick safety check: Is this a project you created or one you trust?", "", "   1. Yes, I trust this folder",
                " ❯ 2. No, exit", "", " Enter to confirm · Esc to cancel"),
-        trust_default=False, leave=("/exit", "/quit"),
+        trust_default=False, leave=("/exit", "/quit"), limited="  ⚠ Usage limit reached · limit resets {until}",
     ),
     "codex": Look(
         prompt="›", footer="  gpt-rehearsal default · {cwd}", busy="• Working ({s}s • esc to interrupt)", idle_title="{base}",

@@ -53,10 +53,11 @@ class Screen:
         end = "\r\n" if self.look.raw else "\n"
         self._put("".join(f"{line}{end}" for line in lines))
 
-    def idle(self, composer: str) -> None:
-        """Show that the next message is waited for."""
+    def idle(self, composer: str, *, limited_until: float = 0.0) -> None:
+        """Show that the next message is waited for, or that a usage limit holds until then."""
+        limited = limited_until > time.time() and self.look.limited.replace("{until}", clock(limited_until))
         if self.look.raw:
-            self._paint([*self._composer(composer), self._filled(self.look.footer)], self.look.idle_title)
+            self._paint([*self._composer(composer), limited or self._filled(self.look.footer)], self.look.idle_title)
         else:
             self._put(f"{self.look.prompt} ")
 

@@ -33,7 +33,7 @@ _ESCAPE_SECONDS = 0.03
 class Terminal:
     """One program in one terminal."""
 
-    def __init__(self, arguments: Arguments, journal: Journal) -> None:
+    def __init__(self, arguments: Arguments, journal: Journal, *, resumed: str = "") -> None:
         self.plan: Plan = arguments.plan
         self.journal = journal
         self.look = LOOKS[self.plan.like]
@@ -41,7 +41,7 @@ class Terminal:
         self.stage = Stage(self._hear, self._input_ended)
         self.keys = Keys()
         self.hooks = _hooks(arguments, journal)
-        self.resumed = arguments.value("--resume") or arguments.value("-r")
+        self.resumed = resumed or arguments.value("--resume") or arguments.value("-r")
         self.session = self.resumed or arguments.value("--session-id") or f"rehearsal-{os.getpid()}"
         self.composer = ""
         self.last_text = -math.inf
@@ -224,7 +224,7 @@ class Terminal:
         elif self.busy or self.stage.busy:
             self._spin()
         else:
-            self.screen.idle(self.composer)
+            self.screen.idle(self.composer, limited_until=self.limited_until)
 
     def _spin(self, notice: str = "") -> None:
         extra = _FALSE_PROMPT if self.busy and self.turn_plan.shows_prompt else ()
@@ -254,6 +254,7 @@ class Terminal:
         yield from self._tools(plan)
         deeds.disturb(plan, self.journal)
         yield from deeds.trouble(plan, self.journal, self._spin)
+        text += self._joined()
         if plan.limit > 0:
             self.limited_until = math.ceil(time.time() + plan.limit)
         if self.limited_until > time.time():
@@ -267,6 +268,16 @@ class Terminal:
         if plan.exit >= 0:
             raise Over(plan.exit)
         self.stage.after(0, self._ready)
+
+    def _joined(self) -> str:
+        """Messages that were typed meanwhile join the turn under way, but where one types to a line program."""
+        joined = ""
+        while self.queue and self.look.raw:
+            text = self.queue.pop(0)
+            self.journal.note("message", id="", text=text, how="typed", busy=True, turn=self.turns)
+            self._hook("UserPromptSubmit", prompt=text)
+            joined += f"\n{text}"
+        return joined
 
     def _over(self, *lines: str) -> None:
         self.busy, self.question = False, ""
@@ -350,12 +361,12 @@ def _hooks(arguments: Arguments, journal: Journal) -> Hooks | None:
     return Hooks.of(arguments, journal)
 
 
-def perform(arguments: Arguments, *, like: str = "") -> int:
-    """Run the program that looks like this; gives its exit code."""
+def perform(arguments: Arguments, *, like: str = "", resumed: str = "") -> int:
+    """Run the program that looks like this, and continues this session if one is named; gives its exit code."""
     arguments.plan.like = like or arguments.plan.like
     journal = Journal(arguments.plan.journal)
     deeds.begin(arguments.plan, journal, sys.argv)
-    code = Terminal(arguments, journal).run(" ".join(arguments.words))
+    code = Terminal(arguments, journal, resumed=resumed).run(" ".join(arguments.words))
     journal.note("end", code=code)
     return code
 

@@ -67,7 +67,7 @@ class AgentProgram:
     def signal(self, signal: Signal) -> None:
         match signal:
             case Title(text):
-                self._senses.read(self._rules.title(text))
+                self._senses.titled(self._rules.title(text))
             case StatusTold(body):
                 status = parse_status(body)
                 if status is not None:
@@ -96,6 +96,7 @@ class AgentProgram:
         assert self._keyboard is not None
         if (await self._watch.look()).reading.state is State.PROMPT:
             return False
+        self._senses.cut = True
         async with self._keyboard.turn:
             await self._keyboard.type(self._spec.profile.interrupt)
         return True

@@ -24,6 +24,7 @@ from harness.sessions.transports.readings import Readings
 _SURE = 0.8
 _SETTLES_SECONDS = 1.0  # after which a question that is no longer shown was answered at the terminal
 _CUT_SECONDS = 0.5  # after which an idle program with an open turn was interrupted
+_REST_SECONDS = 5.0  # the same where nobody is known to have interrupted it: a hook may be late
 _LAST_WORDS_SECONDS = 0.4  # for `notify` to come with them
 _KIND = {"permission": "permission", "question": "question", "auth": "dialog", "": "dialog"}
 _OUTCOME: dict[str, Outcome] = {"done": "success", "error": "error", "idle": "interrupted"}
@@ -35,9 +36,12 @@ class Senses:
     def __init__(self, tell: Callable[[Report], object]) -> None:
         self.turns = Turns()
         self.hooks = ClaudeHooks(self.turns)
+        self.hooks.works = lambda: self._status is not None and self._status.stage == "working"
         self.moved: Callable[[], object] = lambda: None  # called when a message may have been taken
         self.release: Callable[[list[str]], object] = lambda requests: None  # called with approvals that are settled
         self.entered = False  # somebody has pressed Enter since the last turn began
+        self.cut = False  # the turn under way was asked to end
+        self._spins = False  # its title says that it works
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self.read = Readings(tell).read
@@ -60,6 +64,8 @@ class Senses:
                 continue
             if isinstance(report, ApprovalSettled):
                 settled.append(report.request)
+            elif isinstance(report, facts.TurnStarted | facts.TurnCompleted):
+                self.cut = False
             self._tell(report)
         if settled:
             self.release(settled)
@@ -67,8 +73,12 @@ class Senses:
             self.moved()
 
     def _later(self, name: str, seconds: float, act: Callable[[], object]) -> None:
+        def due() -> None:
+            del self._timers[name]
+            act()
+
         self._not_later(name)
-        self._timers[name] = self._loop.call_later(seconds, act)
+        self._timers[name] = self._loop.call_later(seconds, due)
 
     def _not_later(self, name: str) -> None:
         timer = self._timers.pop(name, None)
@@ -125,12 +135,14 @@ class Senses:
         if status.stage == "working" and self.hooks.live and self.hooks.background and not self.turns.turn:
             reading = replace(reading, state=State.PROMPT, confidence=0.9, detail="background work goes on")
         elif reading.state is State.PROMPT and self._dialog is not None:  # one that it has no status for
-            reading = replace(reading, state=State.BLOCKED, detail=self._dialog.detail, evidence=self._dialog.evidence)
+            seen = self._dialog
+            reading = replace(reading, state=seen.state, detail=seen.detail, evidence=seen.evidence)
         self.read(reading)
 
     def _status_beside_hooks(self, status: ProgramStatus) -> None:
         """After Esc no hook comes, and the status is idle."""
         if status.stage in ("idle", "done", "error"):
+            self.tell(self.hooks.rested())
             seconds = _CUT_SECONDS if status.stage == "idle" else 4 * _CUT_SECONDS
             self._later("over", seconds, lambda: self.tell(self._cut_short(_OUTCOME[status.stage], status.message)))
         else:
@@ -160,16 +172,24 @@ class Senses:
 
     # Title and screen
 
+    def titled(self, reading: Reading) -> None:
+        """Its window has another title."""
+        self._spins = reading.state is State.BUSY
+        self.read(reading)
+
     def looked(self, look: Look) -> None:
         """The screen was rendered and read."""
         self.read(look.reading)
-        self._dialog = look.reading if look.blocked and look.reading.confidence >= _SURE else None
+        parked = look.reading.state in (State.BLOCKED, State.LIMITED) and look.reading.confidence >= _SURE
+        self._dialog = look.reading if parked else None
         if self._status is not None:
             self._read_status(self._status)
         if not self.hooks.live:
             self._see_ask(look)
             if self._status is None:
                 self._screen_alone(look)
+        elif self._status is None:
+            self._screen_beside_hooks(look)
 
     def _see_ask(self, look: Look) -> None:
         """A dialog that can be answered by keys only."""
@@ -209,8 +229,19 @@ class Senses:
             if before is not State.BUSY and look.empty and (self.turns.waiting or (self.entered and not self.turns.turn)):
                 self.entered = False
                 self.tell(self.turns.taken(None, proof="screen: it began to work"))
-        elif look.reading.state is State.PROMPT and self.turns.turn and not self.turns.waiting:
-            self._later("over", _CUT_SECONDS, lambda: self.tell(self.turns.ended("success")))
+        elif look.reading.state is State.PROMPT and self.turns.turn and not self.turns.waiting and "over" not in self._timers:
+            outcome: Outcome = "interrupted" if self.cut else "success"
+            self._later("over", _CUT_SECONDS, lambda: self.tell(self.turns.ended(outcome)))
+
+    def _screen_beside_hooks(self, look: Look) -> None:
+        """After Esc no hook comes; a program that rests at its prompt has ended its turn."""
+        if look.reading.confidence < _SURE:
+            return
+        if look.reading.state is not State.PROMPT or self._spins:
+            self._not_later("over")
+        elif (self.turns.turn or self.hooks.asked) and not self.turns.waiting and "over" not in self._timers:
+            seconds = _CUT_SECONDS if self.cut else _REST_SECONDS
+            self._later("over", seconds, lambda: self.tell(self._cut_short("interrupted", "")))
 
 
 def _reading_of(status: ProgramStatus) -> Reading:

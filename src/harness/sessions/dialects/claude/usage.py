@@ -13,10 +13,11 @@ class Meter:
 
     A continued session goes on from what was saved when its program last ended well; after a kill, and after `/clear`, it
     counts from the start again. So where the counters are first seen, or have gone back, what was used since the result
-    before is taken off, and the rest is reported as used by others.
+    before is taken off, and the rest is reported as used by others; of a session that is `resumed`, also if it is nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, resumed: bool = False) -> None:
+        self._resumed = resumed
         self._last: dict[str, Cumulative] = {}
 
     def read(self, result: Object, turn: str) -> list[Cumulative]:
@@ -31,7 +32,7 @@ class Meter:
             if before is None or _went_back(before, now):
                 since = as_object(fresh.get(model))
                 base = _without(now, _read(model, since, turn)) if since is not None else Cumulative(model=model, turn=turn)
-                if before is not None or _total(base):
+                if before is not None or _total(base) or (self._resumed and since is not None):
                     found.append(replace(base, before=True))
             self._last[model] = now
             found.append(now)
