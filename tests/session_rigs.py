@@ -219,6 +219,9 @@ class CodexTerminal(Rehearsed):
     unsaid = frozenset({"retried"})
     when_limited = ("success", State.PROMPT)  # it is a line on the screen, and nothing more
 
+    def limited(self, word: str) -> str | None:
+        return self.told(f"limited {word}", "--limit", str(LIMIT_SECONDS), "--work", "0.5")  # or nobody would see it work
+
 
 class ShellTerminal(Rehearsed):
     """A program that reads lines, of which nothing is known but its processes."""
@@ -515,8 +518,8 @@ class RealCodexTerminal(RealCodex):
 
     mode = "pty"
     tells_tools = False
-    unsaid = frozenset({"retried"})
-    when_limited = ("error", State.BLOCKED)  # it asks which model to go on with
+    unsaid = frozenset({"retried", "limit's end"})
+    when_limited = ("limit", State.BLOCKED)  # it asks which model to go on with
 
     def exits(self, word: str) -> tuple[str, int] | None:
         return "/quit", 0

@@ -52,7 +52,7 @@ from harness.sessions.rehearsal.catalogue import REHEARSALS, install
 from harness.sessions.starting import Launched
 
 sys.path.insert(0, str(Path(__file__).parent))
-from sessions_verdict import WORDS, look
+from sessions_verdict import WORDS, look, struck
 
 RUN_SECONDS = 40
 REAP_SECONDS = 10.0
@@ -419,6 +419,7 @@ def point(root: Path, name: str, twin: str, strike: Strike) -> bool:
     world = World(root / name, TWINS[twin], strike)
     world.home.mkdir(parents=True, mode=0o700)
     code, told = forked(lambda descriptor: live(world, descriptor))
+    killed = code < 0
     expected = (0, -signal.SIGKILL, -signal.SIGALRM) if strike.victim == "client" else (0,)
     wrong = [] if code in expected else [f"the life ended with {code}"]
     if strike.victim != "client" or code == 0:
@@ -432,10 +433,12 @@ def point(root: Path, name: str, twin: str, strike: Strike) -> bool:
             world.database, told=[*told, *more], heard=world.heard(), saved=world.saved, receipts_last=world.twin.receipts_last
         )
         os.write(descriptor, "\n".join(asyncio.run(what)).encode())
+        if asyncio.run(struck(world.database)):
+            world.killed()
 
     code, seen = forked(looking)
     wrong += seen if code == 0 else [f"looking ended with {code}"]
-    killed = (world.root / "killed").exists()
+    killed = killed or (world.root / "killed").exists()
     print(json.dumps({"point": name, "killed": killed, "wrong": wrong, "heard": world.heard()}), flush=True)
     return killed
 

@@ -24,12 +24,15 @@ _MOVES = {
 }
 
 
+Saved = Callable[[str], Mapping[str, int] | None]
+
+
 async def look(
     database: str,
     *,
     told: Sequence[str],
     heard: Sequence[str],
-    saved: Callable[[str], Mapping[str, int] | None],
+    saved: Saved,
     receipts_last: bool,
 ) -> list[str]:
     """What is wrong with the runs of one session.
@@ -53,6 +56,16 @@ async def look(
         wrong += undelivered(sessions, heard, receipts_last=receipts_last)
         wrong += uncounted(sessions, saved)
     return wrong
+
+
+async def struck(database: str) -> bool:
+    """Whether the record tells of a host or guard that was killed."""
+    async with SQLiteStore(database, read_only=True) as store:
+        for head in await store.heads("session/"):
+            for event in await store.read(head.stream):
+                if event.type == facts.GUARD_LOST or (event.type == facts.EXITED and event.payload["reason"] == "lost"):
+                    return True
+    return False
 
 
 def unlawful(events: Iterable[Event]) -> Iterable[str]:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.session_rigs import until
 
 from harness.sessions import facts
 from harness.sessions.facts import MessageStatus
 from harness.sessions.record import Session
-from tests.session_rigs import until
 
 if TYPE_CHECKING:
     from tests.conftest import Hosted
@@ -72,7 +72,7 @@ HARNESS = shlex.join([sys.executable, "-m", "harness"])
 
 
 async def test_a_session_that_an_agent_starts_outlives_it(cli: Cli) -> None:
-    """It has an id and a host of its own; who stops the outer one ends nothing of it, and neither does the outer host's death."""
+    """It has a host of its own: neither a stop of the outer one nor the death of its host ends anything of it."""
     for outer, inner in (("a", "b"), ("c", "d")):
         script = f"{HARNESS} run --detach --id {inner} -- sleep 1000; exec sleep 1000"
         await cli.run("--id", outer, "--mode", "once", "sh", "--", "-c", script)
@@ -98,3 +98,181 @@ async def test_a_session_that_an_agent_starts_outlives_it(cli: Cli) -> None:
         assert inner.claimed is not None
         for pid in (inner.pid, inner.claimed.host_pid, inner.claimed.guard_pid):
             await until(lambda pid=pid: not alive(pid))
+
+
+# Where it runs
+
+
+def git(folder: Path, *words: str) -> str:
+    settings = ("-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main")
+    done = subprocess.run(["git", *settings, *words], cwd=folder, capture_output=True, text=True, check=True, timeout=20)
+    return done.stdout
+
+
+@pytest.fixture
+def repository(hosted: Hosted) -> Path:
+    git(hosted.root, "init", "-q")
+    (hosted.root / "TASK.md").write_text("work\n")
+    git(hosted.root, "add", "TASK.md")
+    git(hosted.root, "commit", "-qm", "the task")
+    return hosted.root
+
+
+async def test_a_worktree_keeps_changes_apart_and_is_taken_up_again(cli: Cli, repository: Path) -> None:
+    """What is committed is in it, what the agent does stays in it, and the next run of the id finds it there."""
+    script = "cat TASK.md > copy; git branch --show-current >> copy; exec sleep 1000"
+
+    await cli.run("--id", "w", "--worktree", "feature/x", "sh", "--", "-c", script)
+    first = await cli.session("w")
+    tree = cli.home / "worktrees" / "w"
+    await until(lambda: (tree / "copy").exists() and "feature" in (tree / "copy").read_text())
+    await cli("stop", "--id", "w")
+    await cli.run("--id", "w", "--worktree", "feature/x", "sh", "--", "-c", "rm copy; exec sleep 1000")
+
+    assert first.claimed is not None
+    assert (first.claimed.cwd, first.claimed.worktree, first.claimed.branch) == (str(tree), str(tree), "feature/x")
+    assert first.claimed.repo == str(repository)
+    await until(lambda: not (tree / "copy").exists())
+    assert git(repository, "status", "--porcelain") == ""
+    assert git(repository, "branch", "--show-current") == "main\n"
+
+
+async def test_a_worktree_has_a_branch_by_the_sessions_name(cli: Cli, repository: Path) -> None:
+    """Nobody has to think of one; another branch than the one that is there is refused in words."""
+    await cli.run("--id", "w", "sh", "--worktree", "--", "-c", "exit 0")
+
+    ended = await cli.ended("w")
+    assert ended.claimed is not None
+    assert ended.claimed.branch == "harness/w"
+    code, _, err = await cli.hosted.command("run", "--detach", "--id", "w", "--worktree", "other", "sh", "--", "-c", "exit 0")
+    assert code == 2
+    assert err.startswith(f"harness: {cli.home / 'worktrees' / 'w'} is there already, on branch harness/w")
+
+
+async def test_a_worktree_needs_a_repository_with_a_commit(cli: Cli) -> None:
+    """The line says what to do, and nothing is started."""
+    told = [(await cli.hosted.command("run", "--detach", "--worktree", "x", "sleep", "1000"))[::2]]
+    git(cli.root, "init", "-q")
+    told += [(await cli.hosted.command("run", "--detach", "--worktree", "x", "sleep", "1000"))[::2]]
+
+    assert [code for code, _ in told] == [2, 2]
+    assert told[0][1] == f"harness: --worktree needs a git repository, and {cli.root} is in none\n"
+    assert told[1][1] == f"harness: --worktree needs a commit, and {cli.root} has none yet\n"
+    assert await cli.sessions.list(live=None) == []
+
+
+# What is known about it
+
+
+async def test_a_description_and_meta_are_told_to_those_who_ask(cli: Cli) -> None:
+    """The description in the table, both in the events and to the agent itself."""
+    meta = {"ticket": 7, "tags": ["a", "ü"]}
+    words = ("--description", "T-7 parser", "--meta", json.dumps(meta))
+    script = 'printf "%s\\n" "$HARNESS_DESCRIPTION" "$HARNESS_ID" "$HARNESS_SESSION_ID" "$HARNESS_SESSION_CLI"; exec sleep 1000'
+
+    told = await cli.run("--id", "w", *words, "sh", "--", "-c", script)
+
+    log = Path(told["log"])
+    await until(lambda: log.read_text().count("\n") == 4)
+    assert log.read_text().split() == ["T-7", "parser", "w", told["key"], "sh"]
+    assert "T-7 parser" in await cli("status")
+    (row,) = json.loads(await cli("status", "--json"))
+    events = [json.loads(line) for line in (await cli("events", "--id", "w", "--snapshot")).splitlines()]
+    (started,) = [event for event in events if event["type"] == "started"]
+    assert (row["description"], started["meta"]) == ("T-7 parser", meta)
+
+
+async def test_a_session_ends_when_its_time_is_over(cli: Cli) -> None:
+    """The host ends it, whatever it does; whoever waits sees why."""
+    began = time.monotonic()
+    await cli.run("--id", "w", "--max-wall", "1s", "sh", "--", "-c", "trap '' TERM INT HUP; while :; do sleep 0.1; done")
+
+    code, out, _ = await cli.hosted.command("wait", "--id", "w", "--timeout", "20")
+
+    told = json.loads(out)
+    assert (told["status"], told["reason"]) == ("exited", "timeout")
+    assert code == 128 + 9
+    assert time.monotonic() - began < 20
+
+
+# Its file, its window
+
+
+@pytest.mark.parametrize("option", [("--watch-file", "notes.md"), ("--watch", "notes.md"), ("--watch=notes.md",)])
+async def test_the_agent_is_told_when_a_file_changes(cli: Cli, option: tuple[str, ...]) -> None:
+    """The file need not be there at first; several changes in a moment are one message."""
+    program = cli.hosted.twin("claude")
+    await cli.run("--id", "w", program, *option)
+    await cli("wait", "--id", "w", "--until", "prompt", "--timeout", "20")
+    key = (await cli.session("w")).key
+
+    for number in range(5):
+        (cli.root / "notes.md").write_text(f"note {number}")
+    await cli("wait", "--id", "w", "--until", "task_complete", "--timeout", "20")
+
+    (message,) = (await cli.session("w")).messages.values()
+    assert message.text == f"file-change-hook: read {cli.root / 'notes.md'}"
+    assert (message.origin.kind, message.status) == ("harness", MessageStatus.DONE)
+    stream = await cli.hosted.store.read(f"session/{key}")
+    assert len([event for event in stream if event.type == facts.QUEUED]) == 1
+
+
+@pytest.fixture
+def tmux(hosted: Hosted, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A server of the test's own, which knows no settings of a person."""
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is missing: install it")
+    folder = hosted.root / "tmux"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setenv("TMUX_TMPDIR", str(folder))
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.delenv("TMUX", raising=False)
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["tmux", *words], capture_output=True, text=True, check=False, timeout=20).stdout
+
+    yield ask
+    ask("kill-server")
+
+
+async def test_a_window_shows_a_session_and_owns_nothing_of_it(cli: Cli, tmux: Any) -> None:
+    """Windows of several sessions are in one tmux session; keys go to the agent; killing the server ends no agent."""
+    shell = ("sh", "--", "-c", 'echo "ready $HARNESS_ID"; while read line; do echo "got $line"; done')
+    for id_ in ("one", "two"):
+        told = json.loads(await cli("run", "--id", id_, "--tmux", f"win-{id_}", *shell))
+        assert (told["ok"], told["id"], told["transport"]) == (True, id_, "pty")
+
+    windows = tmux("list-windows", "-t", "harness", "-F", "#{window_name} #{window_width}x#{window_height}").splitlines()
+    assert windows == ["win-one 120x40", "win-two 120x40"]
+    await until(lambda: "ready two" in tmux("capture-pane", "-p", "-t", "harness:win-two"))
+    tmux("send-keys", "-t", "harness:win-two", "hello", "Enter")
+    await until(lambda: "got hello" in tmux("capture-pane", "-p", "-t", "harness:win-two"))
+    assert (await cli.session("two")).claimed.tmux == "win-two"  # pyright: ignore[reportOptionalMemberAccess]
+
+    await cli("stop", "--id", "one")
+    await until(lambda: tmux("list-windows", "-t", "harness", "-F", "#{window_name}").split() == ["win-two"])
+    tmux("kill-server")
+
+    two = await cli.session("two")
+    assert two.live
+    assert alive(two.pid)
+    assert "got hello" in await cli("pane", "--id", "two")
+
+
+async def test_a_window_that_cannot_be_opened_leaves_a_session_that_runs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line says so, and how to look at it; without tmux on the PATH nothing is started."""
+    tool = cli.root / "bin" / "tmux"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho 'lost server'; exit 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+
+    code, out, err = await cli.hosted.command("run", "--id", "w", "--tmux", "--", "sleep", "1000")
+
+    assert (code, json.loads(out)["id"]) == (1, "w")
+    assert err == "harness: tmux opens no window: lost server; the session runs: 'harness attach --id w' shows it\n"
+    assert (await cli.session("w")).live
+    monkeypatch.setenv("PATH", str(cli.root))
+    code, out, err = await cli.hosted.command("run", "--id", "v", "--tmux", "--", "/bin/sleep", "1000")
+    assert (code, out, err) == (1, "", 'harness: "tmux" not found — is it installed and on your PATH?\n')
+    assert [row.id for row in await cli.sessions.list()] == ["w"]

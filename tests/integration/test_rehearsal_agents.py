@@ -22,8 +22,13 @@ from typing import Any
 
 import pytest
 
+from harness.sessions import facts
+from harness.sessions.dialects.claude_stream import ClaudeStream
+from harness.sessions.dialects.codex.options import ThreadOptions
+from harness.sessions.dialects.codex.server import CodexServer
 from harness.sessions.rehearsal import flags
 from harness.sessions.rehearsal.catalogue import REHEARSALS, install
+from harness.sessions.reports import ApprovalAsked, Decision, Outgoing, Reading
 
 PATIENCE = 20.0
 MEGABYTE = 1 << 20
@@ -492,6 +497,52 @@ def test_codex_counts_over_all_its_processes(start: Callable[..., Program], tmp_
     usage = next(line["params"]["tokenUsage"] for line in lines if line["method"] == "thread/tokenUsage/updated")
     assert (usage["total"]["inputTokens"], usage["last"]["inputTokens"]) == (200, 100)
     assert "no rollout found" in unknown.opened["error"]["message"]
+
+
+def spoken_with(program: Program, dialect: Any, text: str) -> list[Any]:
+    """Have one turn with it by the dialect of the real program; gives all that the dialect reports."""
+    reports: list[Any] = []
+
+    def write(*lines: bytes) -> None:
+        assert program.process.stdin is not None
+        for line in lines:
+            program.process.stdin.write(line)
+        program.process.stdin.flush()
+
+    write(*dialect.opening())
+    sent = False
+    for line in program.lines():
+        step = dialect.feed(json.dumps(line).encode())
+        write(*step.replies)
+        reports += step.reports
+        for report in step.reports:
+            if isinstance(report, ApprovalAsked):
+                write(dialect.decide(report.request, Decision(allow=True)))
+        ready_ = any(isinstance(report, Reading) and report.state is facts.State.PROMPT for report in reports)
+        if ready_ and not sent:
+            sent = True
+            write(dialect.message(Outgoing(message_id="5f0f7c1e-0000-4000-a000-000000000001", text=text)))
+        if any(isinstance(report, facts.TurnCompleted) for report in step.reports):
+            return reports
+    raise AssertionError(f"the turn never ended, after {reports[-5:]}")
+
+
+@pytest.mark.parametrize("kind", ["claude", "codex"])
+def test_the_dialects_of_the_real_programs_understand_all_of_it(start: Callable[..., Program], kind: str) -> None:
+    """Every line means something to who speaks with the real ones, and the whole turn is told."""
+    dialect: Any = ClaudeStream() if kind == "claude" else CodexServer(ThreadOptions(cwd="/"))
+    program = started(start, kind, "--asks", "Bash", "--tool", 0.05, "--heartbeat", 0.02, "--retries", 1)
+
+    reports = spoken_with(program, dialect, "hello")
+
+    kinds_ = {type(report).__name__ for report in reports}
+    assert "Unrecognised" not in kinds_
+    assert {
+        "Identified", "Reading", "Receipt", "TurnStarted", "Retried", "ApprovalAsked", "ItemCompleted", "Cumulative",
+        "TurnCompleted",
+    } <= kinds_  # fmt: skip
+    over = next(report for report in reports if isinstance(report, facts.TurnCompleted))
+    assert (over.outcome, over.summary) == ("success", "echo: hello")
 
 
 # -- faults that both protocols have
@@ -1062,3 +1113,52 @@ def test_an_installed_rehearsal_is_found_by_its_real_name(tmp_path: Path) -> Non
 
     assert path.name == "claude"
     assert (done.returncode, done.stdout) == (9, b"")
+
+
+# -- from the command line
+
+
+def harness(*words: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "harness", "rehearse", *words]
+    return subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )  # fmt: skip
+
+
+def test_a_rehearsal_is_run_by_its_name() -> None:
+    """The process becomes the program, with its own options, and its exit code."""
+    done = harness("silent-death", "-p", "hello", "--code", "4")
+
+    assert (done.returncode, done.stdout, done.stderr) == (4, "", "")
+
+
+def test_an_option_that_we_have_too_is_the_programs_own() -> None:
+    """`codex exec --json` is written as it is elsewhere."""
+    done = harness("codex", "exec", "--json", "hello")
+
+    assert json.loads(done.stdout.splitlines()[0])["type"] == "thread.started"
+
+
+def test_rehearsals_are_listed() -> None:
+    """All of them, for people and for machines."""
+    listed, told = harness("--list"), harness("--list", "--json")
+
+    assert all(name in listed.stdout for name in REHEARSALS)
+    assert [each["name"] for each in json.loads(told.stdout)] == list(REHEARSALS)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ((), 2, "which one?"),
+        (("silent-deth",), 1, "no rehearsal 'silent-deth'; did you mean 'silent-death'?"),
+        (("claude", "--flood", "much"), 2, "--flood takes MB, not 'much'"),
+    ],
+)
+def test_what_is_wrong_with_a_command_is_said_in_one_line(words: tuple[str, ...], code: int, message: str) -> None:
+    """Nothing is started."""
+    done = harness(*words)
+
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -277,7 +277,7 @@ async def test_what_has_no_terminal_cannot_be_attached_to(
 ) -> None:
     """One that speaks a protocol, one that is unknown, one's own."""
     await pretend(agents, "w2", mode=facts.Mode.STREAM)
-    monkeypatch.setenv("HARNESS_SESSION_KEY", session.key)
+    monkeypatch.setenv("HARNESS_SESSION_ID", session.key)
 
     for id_, says in (("w1", "itself"), ("w2", "no terminal"), ("w9", "no session")):
         code, out, err = await command("attach", "--id", id_)

@@ -316,6 +316,36 @@ async def test_a_usage_limit_is_waited_for_and_then_continued(world: World) -> N
     assert "resumes=0" in world.said[-1]
 
 
+class Laptop(VirtualClock):
+    """A clock whose wall time goes on while the machine sleeps, and whose other does not."""
+
+    slept_us = 0
+
+    def now_us(self) -> int:
+        return super().now_us() + self.slept_us
+
+
+async def test_a_limit_that_resets_while_the_machine_sleeps_is_found_soon(tmp_path: Path, pretend: Pretend) -> None:
+    """No timer runs while it sleeps, so the watcher looks at the time once a minute."""
+    clock = Laptop()
+    world = World(Ledger(actor="watch:test", clock=clock), clock, tmp_path / "home", pretend)
+    session = await world.start()
+    until = clock.now_us() + round(5 * HOUR * 1e6)
+    await session.tell(
+        (facts.LIMITED, facts.Limited(kind="five_hour", until_us=until)),
+        (facts.TURN_COMPLETED, facts.TurnCompleted(turn="t1", outcome="limit")),
+    )
+    world.watch(session)
+    await world.pass_(30)
+
+    clock.slept_us = round(6 * HOUR * 1e6)
+    await world.pass_(61)
+
+    assert len(await world.events(session, facts.QUEUED)) == 1
+    await world.close()
+    await world.store.close()
+
+
 # Leaving alone
 
 

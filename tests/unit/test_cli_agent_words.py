@@ -81,3 +81,32 @@ def test_numbers_and_json_are_checked_where_they_are_given() -> None:
     ):
         with pytest.raises(UsageError, match="--m"):
             look()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["sh", "--id="], ["sh", "--id", ""], ["sh", "--resume", ""], ["sh", "--watch="], ["sh", "--detach=1"], ["sh", "--id"]],
+)
+def test_a_value_that_is_missing_or_too_much_is_said(words: list[str]) -> None:
+    """An unset variable in a script must not become a random id, a fresh session, or a flag of the agent's."""
+    with pytest.raises(UsageError, match=r"needs a value|takes no value"):
+        read(words)
+
+
+def test_an_empty_description_or_context_is_none() -> None:
+    """These two may be empty, as when a script has nothing to say."""
+    found = read(["sh", "--description", "", "--context="])
+
+    assert found is not None
+    assert found.values == {"description": "", "context": ""}
+
+
+def test_an_optional_value_before_two_dashes_is_the_agent_if_a_flag_follows() -> None:
+    """`harness run --tmux sh -- -c true` runs sh, and `--tmux win -- sh` runs sh in a window `win`."""
+    found = read(["--tmux", "sh", "--", "-c", "true"])
+    named = read(["--tmux", "win", "--", "sh"])
+
+    assert found is not None
+    assert (found.agent, found.agent_args, found.optional) == ("sh", ["-c", "true"], {"tmux": None})
+    assert named is not None
+    assert (named.agent, named.optional) == ("sh", {"tmux": "win"})

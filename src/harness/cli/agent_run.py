@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.agent_words import AgentWords
-from harness.errors import UsageError
+from harness.errors import ProcessError, UsageError
 from harness.sessions import AgentDied, Launched, Launching, LaunchRequest
 
 if TYPE_CHECKING:
     import socket
 
+    from harness.repo import Worktree
     from harness.sessions import SessionSettings
     from harness.settings import Settings
 
@@ -71,6 +72,10 @@ def _check_together(words: AgentWords) -> None:
         from harness.cli.agent_watch import policy_of
 
         policy_of(words)
+    if "tmux" in words.optional:
+        from harness.cli.tmux import check_tmux
+
+        check_tmux()
     words.json("meta")
 
 
@@ -167,18 +172,36 @@ def _resumed(settings: Settings, name: str) -> tuple[str, str]:
 
 
 def _in_worktree(words: AgentWords, request: LaunchRequest, settings: Settings) -> LaunchRequest:
-    """Make the session's own worktree, and start in it."""
+    """Start in a worktree of the session's own."""
     import asyncio
     from dataclasses import replace
 
-    from harness.repo import Worktrees
     from harness.sessions import check_id, new_id
 
     id_ = check_id(request.id) if request.id else new_id()
-    branch = words.optional["worktree"] or f"harness/{id_}"
-    path = settings.home / "worktrees" / id_
-    made = asyncio.run(Worktrees(Path(request.cwd)).add(path, branch=branch))
-    return replace(request, id=id_, cwd=str(made.path), worktree=str(made.path), branch=made.branch)
+    tree = asyncio.run(_worktree(Path(request.cwd), settings.home / "worktrees" / id_, id_, words.optional["worktree"]))
+    return replace(request, id=id_, cwd=str(tree.path), worktree=str(tree.path), branch=tree.branch)
+
+
+async def _worktree(repository: Path, path: Path, id_: str, branch: str | None) -> Worktree:
+    """That of an earlier run of this id, or a new one. Raises `UsageError` where there can be none."""
+    from harness.repo import Git, Worktrees
+
+    git = Git(repository)
+    if not (await git.try_run("rev-parse", "--git-dir")).ok:
+        raise UsageError(f"--worktree needs a git repository, and {repository} is in none")
+    if not (await git.try_run("rev-parse", "--verify", "--quiet", "HEAD^{commit}")).ok:
+        raise UsageError(f"--worktree needs a commit, and {repository} has none yet")
+    trees = Worktrees(repository)
+    found = await trees.find(path)
+    if found is None or not found.whole:
+        return await trees.add(path, branch=branch or f"harness/{id_}")
+    if branch not in (None, found.branch):
+        raise UsageError(
+            f"{path} is there already, on branch {found.branch or 'none'}: leave the branch out, choose another --id, "
+            f"or remove it with 'git worktree remove {path}'"
+        )
+    return found
 
 
 def _died(died: AgentDied, words: AgentWords) -> int:
@@ -203,7 +226,11 @@ def _show(words: AgentWords, settings: Settings, launched: Launched, request: La
     if "tmux" in words.optional:
         from harness.cli.tmux import show_in_tmux
 
-        show_in_tmux(launched, settings.home, name=_window_name(words))
+        try:
+            show_in_tmux(launched, settings.home, name=_window_name(words))
+        except ProcessError:
+            print(line, flush=True)  # the session runs all the same
+            raise
     if _watching(words):
         from harness.cli.agent_watch import watch
 

@@ -21,6 +21,7 @@ VALUES = frozenset(
         "inbox-ttl", "host", "port", "max-budget-usd", "max-turns", "max-wall", "resume", "home",
     }
 )  # fmt: skip
+MAY_BE_EMPTY = frozenset({"description", "context"})
 FLAGS = frozenset({"detach", "json"})
 OPTIONAL = frozenset({"tmux", "watch", "worktree"})
 PROJECT_ONLY = frozenset({"no-service", "quiet", "demo"})
@@ -82,20 +83,25 @@ def read(words: list[str]) -> AgentWords | None:
     while rest:
         word = rest.pop(0)
         if word == "--":
-            if not found.agent and rest:
+            if not found.agent and rest and not (borrowed and rest[0].startswith("-")):
                 found.agent = rest.pop(0)
             found.agent_args += rest
             break
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--"):
             _take_plain(found, word)
-        elif name in FLAGS and not equals:
+        elif name in FLAGS:
+            if equals:
+                raise UsageError(f"--{name} takes no value; what is meant for the agent stands behind --")
             found.flags.add(name)
         elif name in VALUES:
-            if not equals and not rest:
+            given = value if equals else rest.pop(0) if rest else ""
+            if not given and name not in MAY_BE_EMPTY:
                 raise UsageError(f"--{name} needs a value")
-            found.values[name] = value if equals else rest.pop(0)
+            found.values[name] = given
         elif name in OPTIONAL:
+            if equals and not value:
+                raise UsageError(f"--{name}= needs a value; without the = it may be left out")
             found.optional[name] = value if equals else None
             if not equals and rest and not rest[0].startswith("-"):
                 found.optional[name] = rest.pop(0)

@@ -49,7 +49,7 @@ def rehearse(
         raise NotFound(f"no rehearsal {name!r}{nearest(name, catalogue.REHEARSALS)}")
     words: list[str] = _checked(ctx.args)
     if install is None:
-        catalogue.replace_process(rehearsal, words)
+        catalogue.replace_process(rehearsal, [*(["--json"] if as_json else []), *words])  # that of `codex exec`
     path = catalogue.install(rehearsal, words, install)
     if as_json:
         json_line({"ok": True, "name": name, "path": str(path)})

@@ -68,6 +68,7 @@ def open_door(
 
 def _start(request: dict[str, Any], log: str) -> int:
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_ITS_OWN}
+    environment["HARNESS_SPAWN"] = os.urandom(8).hex()  # a tree of its own: it outlives a session that opens it
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         door = subprocess.Popen(

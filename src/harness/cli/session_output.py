@@ -292,6 +292,6 @@ def attach(id_: Id, home: Home = None) -> None:
         raise HarnessError(f"session {row.id!r} has ended; `harness logs --id {row.id}` prints what it wrote")
     if row.mode != "pty":
         raise HarnessError(f"session {row.id!r} has no terminal, for its agent speaks a protocol: `harness pane` shows it")
-    if os.environ.get("HARNESS_SESSION_KEY") == row.key:
+    if os.environ.get("HARNESS_SESSION_ID") == row.key:
         raise HarnessError(f"this is session {row.id!r} itself: its terminal would show itself")
     raise typer.Exit(view(settings_of(home), row.key))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,35 +19,49 @@ SESSION = "harness"
 _SECONDS = 10.0
 
 
+def check_tmux() -> None:
+    """Raises `ProcessError` if there is no tmux here."""
+    if shutil.which("tmux") is None:
+        raise ProcessError('"tmux" not found — is it installed and on your PATH?')
+
+
 def show_in_tmux(launched: Launched, home: Path, *, name: str) -> str:
     """Open a window in the tmux that we are in, or else in its session `harness`; gives the pane's id.
 
     The session goes on if that fails, which raises `ProcessError`.
     """
-    return asyncio.run(_open(launched, home, name))
-
-
-async def _open(launched: Launched, home: Path, name: str) -> str:
     command = shlex.join(["env", f"HARNESS_HOME={home}", sys.executable, "-m", "harness", "attach", "--id", launched.key])
     shown = ("-P", "-F", "#{pane_id}", "-n", name, command)
     if os.environ.get("TMUX"):
-        return await _tmux("new-window", "-d", *shown, at=launched)
-    if (await _try("has-session", "-t", f"={SESSION}"))[0] == 0:
-        return await _tmux("new-window", "-d", "-t", f"={SESSION}:", *shown, at=launched)
-    return await _tmux("new-session", "-d", "-x", "120", "-y", "40", "-s", SESSION, *shown, at=launched)
+        ways = [("new-window", "-d", *shown)]
+    else:
+        there = ("new-window", "-d", "-t", f"={SESSION}:", *shown)
+        # the last is for when another one has just made it
+        ways = [there, ("new-session", "-d", "-x", "120", "-y", "40", "-s", SESSION, *shown), there]
+    told = ""
+    for words in ways:
+        code, told = _tmux(*words)
+        if code == 0:
+            return told
+    raise ProcessError(
+        f"tmux opens no window: {told or 'it does not say why'}; the session runs: 'harness attach --id {launched.id}' shows it"
+    )
 
 
-async def _tmux(*words: str, at: Launched) -> str:
-    code, output = await _try(*words)
-    if code != 0:
-        told = output.strip() or f"exit code {code}"
-        raise ProcessError(f"tmux opens no window: {told}; the session runs: 'harness attach --id {at.id}' shows it")
-    return output.strip()
+def _tmux(*words: str) -> tuple[int, str]:
+    """tmux's exit code and what it says.
 
+    It may leave a server behind, which is to stay, and belongs neither to us nor to a session that we are run in.
+    """
+    from harness.sessions.starting import INHERITED
 
-async def _try(*words: str) -> tuple[int, str]:
-    from harness.processes import Spec, capture
-
-    spec = Spec(argv=("tmux", *words), tag=f"tmux/{os.getpid()}", env=dict(os.environ), detached=True)
-    done = await capture(spec, timeout_seconds=_SECONDS)
-    return (124 if done.timed_out else done.exit.code or 0), done.output.decode(errors="replace")
+    environment = {name: value for name, value in os.environ.items() if name not in (*INHERITED, "HARNESS_TAG")}
+    environment["HARNESS_SPAWN"] = os.urandom(8).hex()
+    try:
+        done = subprocess.run(
+            ["tmux", *words], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="replace", timeout=_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return 124, f"it has not answered for {_SECONDS:g} s"
+    return done.returncode, done.stdout.strip()

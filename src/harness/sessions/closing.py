@@ -25,13 +25,12 @@ def end_lock(key: str) -> str:
 
 
 def locks_of(session: Session) -> list[str]:
-    """The unique keys that a living run may hold: its id, and the vendor's session that it was given or has told of.
+    """The unique keys that a living run may hold: its id, and the vendor's sessions that it was given or has told of.
 
-    The latter may be another run's all the same; a program goes on with whatever session it likes.
+    One of the latter may be another run's all the same; a program goes on with whatever session it likes.
     """
-    claimed = session.claimed.vendor_session if session.claimed is not None else ""
-    vendors = sorted({claimed, session.vendor_session} - {""})
-    return [facts.id_lock(ids.id_of(session.key)), *(facts.vendor_lock(session.cli, vendor) for vendor in vendors)]
+    vendors = [facts.vendor_lock(session.cli, vendor) for vendor in session.vendor_sessions]
+    return [facts.id_lock(ids.id_of(session.key)), *vendors]
 
 
 def last_events(

@@ -85,6 +85,7 @@ class Session(msgspec.Struct, kw_only=True):
     state_us: int = 0
     until_us: int | None = None
     vendor_session: str = ""
+    vendor_sessions: list[str] = msgspec.field(default_factory=list[str])  # all that it was given or has told of
     model: str = ""
     cli_version: str = ""
     vendor_transcript: str = ""
@@ -129,12 +130,13 @@ class Session(msgspec.Struct, kw_only=True):
         match told:
             case facts.Claimed():
                 self.claimed, self.id, self.cli, self.mode = told, told.id, told.cli, str(told.mode)
-                self.started_us, self.vendor_session = event.ts, told.vendor_session
+                self.started_us = event.ts
+                self._has_vendor_session(told.vendor_session)
                 self.guard_pid, self.guard_started = told.guard_pid, told.guard_started
             case facts.Started():
                 self.pid, self.pid_started = told.pid, told.started
             case facts.Identified():
-                self.vendor_session = told.vendor_session or self.vendor_session
+                self._has_vendor_session(told.vendor_session)
                 self.model = told.model or self.model
                 self.cli_version = told.cli_version or self.cli_version
                 self.vendor_transcript = told.transcript or self.vendor_transcript
@@ -185,6 +187,11 @@ class Session(msgspec.Struct, kw_only=True):
                 self.state_source, self.state_confidence, self.state_detail = str(facts.Source.HOST), 1.0, told.detail
             case _:
                 pass
+
+    def _has_vendor_session(self, vendor: str) -> None:
+        if vendor:
+            self.vendor_session = vendor
+            self.vendor_sessions = [*(each for each in self.vendor_sessions if each != vendor), vendor]
 
     def _count_busy(self, now_us: int) -> None:
         if self.state is State.BUSY:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MAX_HELD = 4096  # of a sequence whose end has not come
 _MAX_REPEAT = 512
+_MAX_CELLS = 8192
 _USELESS = re.compile(
     "\x1b[]PX^_][^\x07\x18\x1a\x1b]*(?:\x07|\x18|\x1a|\x1b\\\\|(?=\x1b))"  # OSC, DCS, SOS, PM, APC
     "|\x1b\\[[<=>][0-?]*[ -/]*[@-~]"  # private: keyboard protocols, which pyte raises on
@@ -160,14 +161,46 @@ def _make(columns: int, rows: int) -> tuple[PyteScreen, PyteStream]:
 def _types() -> tuple[type[PyteScreen], type[PyteStream]]:
     """A pyte screen that also scrolls on request, as full-screen programs do, and bears letters without width."""
     import pyte
+    from pyte import modes
+    from pyte.screens import Char
     from wcwidth import wcwidth
+
+    class Cells(dict[str, Char]):
+        """Letters as pyte keeps them, of one column and without looks; `KeyError` for others."""
+
+        def __missing__(self, letter: str) -> Char:
+            if wcwidth(letter) != 1 or len(self) > _MAX_CELLS:
+                raise KeyError(letter)
+            return self.setdefault(letter, Char(letter))
+
+    known = Cells()
 
     class Scrolling(pyte.Screen):
         def draw(self, data: str) -> None:
-            if not data.isascii():  # pyte forgets what comes after an emoji's variation selector
-                data = "".join(letter for letter in data if wcwidth(letter) > 0 or combining(letter))
             self.last_drawn = data[-1:]
-            super().draw(data)
+            try:
+                cells = [known[letter] for letter in data]
+            except KeyError:  # pyte knows about wide ones, but forgets what comes after one without a width
+                super().draw("".join(letter for letter in data if wcwidth(letter) > 0 or combining(letter)))
+                return
+            if modes.IRM in self.mode or modes.DECAWM not in self.mode:
+                super().draw(data)
+                return
+            self._place(cells)
+
+        def _place(self, cells: list[Char]) -> None:
+            """As pyte does it, a line at a time instead of a letter."""
+            cursor, start = self.cursor, 0
+            while start < len(cells):
+                if cursor.x >= self.columns:
+                    self.dirty.add(cursor.y)
+                    self.carriage_return()
+                    self.linefeed()
+                part = cells[start : start + self.columns - cursor.x]
+                self.buffer[cursor.y].update(zip(range(cursor.x, cursor.x + len(part)), part, strict=True))
+                cursor.x += len(part)
+                start += len(part)
+                self.dirty.add(cursor.y)
 
         def repeat(self, count: int | None = None, *_rest: int, **_private: bool) -> None:
             self.draw(getattr(self, "last_drawn", "") * min(count or 1, _MAX_REPEAT))

@@ -21,6 +21,7 @@ from typing import Any, cast
 from harness.errors import HarnessError, ProcessError, UsageError
 
 ANSWER_BYTES = 1 << 20
+_GIVE_UP_SECONDS = 5.0
 _SPAWN = "HARNESS_SPAWN"
 _OURS = ("HARNESS_TAG", _SPAWN, "HARNESS_SOCKETS")
 INHERITED = (
@@ -163,23 +164,37 @@ def _lines(descriptor: int, count: int, seconds: float) -> list[bytes] | None:
     """
     deadline = time.monotonic() + seconds
     held = b""
-    while held.count(b"\n") < count and len(held) < ANSWER_BYTES:
-        left = deadline - time.monotonic()
-        if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-            _give_up(held)
-            return None
-        part = os.read(descriptor, 65536)
-        if not part:
-            break
-        held += part
+    try:
+        while held.count(b"\n") < count and len(held) < ANSWER_BYTES:
+            part = _part(descriptor, deadline)
+            if part is None:
+                _give_up(descriptor, held)
+                return None
+            if not part:
+                break
+            held += part
+    except BaseException:  # such as Ctrl-C: nobody would know of what is being started
+        _give_up(descriptor, held)
+        raise
     return held.splitlines() or [b""]
 
 
-def _give_up(held: bytes) -> None:
-    """The guard ends its host and all that it has started when it is asked to."""
+def _part(descriptor: int, deadline: float) -> bytes | None:
+    """What can be read next, empty at the end; None if it does not come in time."""
+    left = deadline - time.monotonic()
+    return os.read(descriptor, 65536) if left > 0 and select.select([descriptor], [], [], left)[0] else None
+
+
+def _give_up(descriptor: int, held: bytes) -> None:
+    """The guard, which says its pid at once, ends its host and all that it has started when it is asked to."""
+    deadline = time.monotonic() + _GIVE_UP_SECONDS
+    while b"\n" not in held and (part := _part(descriptor, deadline)):
+        held += part
     if b"\n" in held:
         with contextlib.suppress(ProcessLookupError, ValueError):
             os.kill(int(held.split(b"\n")[0]), signal.SIGTERM)
+            while _part(descriptor, deadline):  # until the host, which holds the other end, is gone
+                pass
 
 
 def _read(line: bytes) -> Launched:

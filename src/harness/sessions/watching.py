@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Literal
 
 import msgspec
@@ -22,7 +21,6 @@ from harness.sessions.facts import ExitReason, Origin
 from harness.sessions.handoff import handoff, resume_text
 from harness.sessions.ids import id_of
 from harness.sessions.record import Session
-from harness.sessions.starting import LaunchRequest, launch
 from harness.sessions.watch import Watch
 from harness.sessions.watch_actions import (
     Action,
@@ -365,23 +363,3 @@ def _stalled(stall: Stall | None, rung: str) -> tuple[Draft, ...]:
         clock=stall.clock, idle_seconds=round(stall.idle_seconds, 3), rung=rung, reason=stall.reason, state=str(stall.state)
     )
     return (_draft(told),)
-
-
-def relauncher(request: LaunchRequest, sessions: Sessions, key: str) -> Relaunch:
-    """How a watched session is started anew: as it was asked for, under its id, as the successor of its newest run."""
-    newest = key
-
-    async def relaunch(kind: Kind, text: str) -> str:
-        nonlocal newest
-        before = await sessions.get(newest)
-        again = replace(
-            request,
-            id=id_of(key),
-            context=text,
-            follows=newest,
-            vendor_session=before.vendor_session if kind == "vendor" else "",
-        )
-        newest = (await asyncio.to_thread(launch, again)).key
-        return newest
-
-    return relaunch

@@ -99,7 +99,7 @@ def _tail(folder: Folder) -> bytes:
 
 
 def _recorded_end(settings: Settings, key: str) -> int:
-    """The agent's exit code as recorded. Raises `HarnessError` if the session goes on without us."""
+    """The agent's exit code as recorded. Raises `HarnessError` if the session goes on without us, or is lost."""
     import asyncio
 
     from harness.ledger import open_store
@@ -113,6 +113,8 @@ def _recorded_end(settings: Settings, key: str) -> int:
             except TimeoutError as error:
                 raise HarnessError(f"the host of {key} cannot be reached, but the session goes on") from error
             assert exited is not None
+            if exited.reason == "lost":
+                raise HarnessError(f"session {id_of(key)!r} is lost: {exited.detail}")
             return code_of({"code": exited.code, "signal": exited.signal})
 
     return asyncio.run(wait())

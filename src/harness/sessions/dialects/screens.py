@@ -73,6 +73,7 @@ class ScreenRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that a file of rules says."""
 
     composer: ComposerRule | None = None
+    error: str = ""  # a regular expression for what it shows of a failed turn; its first group is the words
     rules: tuple[ScreenRule, ...] = ()
     titles: tuple[TitleRule, ...] = ()
 
@@ -93,6 +94,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     composer: str | None = None  # what stands in it; None: there is none
     empty: bool = False  # nothing was typed there: what it shows, if anything, is a hint of the program's own
     ask: Ask | None = None
+    error: str = ""  # what it shows of the last failed turn, if that is to be seen
 
     @property
     def blocked(self) -> bool:
@@ -160,6 +162,7 @@ class ScreenReader:
         self._composer = rules.composer
         self._glyph = self._pattern(rules.composer.glyph, "composer") if rules.composer else None
         self._footer = self._pattern(rules.composer.footer, "composer") if rules.composer and rules.composer.footer else None
+        self._error = self._pattern(rules.error, "error") if rules.error else None
         ordered = sorted(rules.rules, key=lambda rule: _SEVERITY.get(rule.state, len(_SEVERITY)))
         self._rules = tuple(self._compiled(rule) for rule in ordered)
         self._titles = tuple((self._pattern(title.match, "titles"), title) for title in rules.titles)
@@ -202,6 +205,7 @@ class ScreenReader:
         regions = _Regions(snapshot, box)
         written = regions.get("composer") if box is not None else None
         empty = box is not None and self._is_empty(snapshot, box)
+        error = self._last_error(snapshot.lines)
         for compiled in self._rules:
             found = _matched(compiled, regions)
             if found is not None:
@@ -210,8 +214,14 @@ class ScreenReader:
                     composer=written,
                     empty=empty,
                     ask=_ask(compiled, regions) if snapshot.whole else None,
+                    error=error,
                 )
-        return Look(reading=Reading(state=State.UNKNOWN, source=Source.SCREEN, confidence=0.0), composer=written, empty=empty)
+        unknown = Reading(state=State.UNKNOWN, source=Source.SCREEN, confidence=0.0)
+        return Look(reading=unknown, composer=written, empty=empty, error=error)
+
+    def _last_error(self, lines: Sequence[str]) -> str:
+        found = self._error.findall("\n".join(lines)) if self._error is not None else []
+        return " ".join(str(found[-1]).split()) if found else ""
 
     def _find_composer(self, lines: Sequence[str]) -> tuple[int, int] | None:
         if self._composer is None or self._glyph is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.ledger import Store
+from harness.ledger import Guard, Store, Unique
 from harness.sessions import facts
 from harness.sessions.burying import bury, session_gone
 from harness.sessions.closing import NEVER_SENT
@@ -27,6 +27,15 @@ async def earlier(store: Store, key: str) -> Session | None:
     if not session.seq:
         return None
     return await bury(store, key) if session.live and session_gone(store, session) else session
+
+
+async def take_over(store: Store, before: Session, *, takes_once: bool) -> tuple[list[Message], list[Guard]]:
+    """The messages that the claim of a run that continues another one queues again, and the guards that it needs for that."""
+    lock = carried_lock(before.key)
+    messages = carried(before, takes_once=takes_once, now_us=store.clock.now_us())
+    if not messages or await store.holder_of(lock) is not None:
+        return [], []
+    return messages, [Unique(lock)]
 
 
 def carried(before: Session, *, takes_once: bool, now_us: int) -> list[Message]:

@@ -60,7 +60,10 @@ class Digest:
         self._moves = {}
         drafts: list[Draft] = []
         for report in reports:
-            drafts += self._one(report, now_us)
+            try:
+                drafts += self._one(report, now_us)
+            except Exception as error:  # noqa: BLE001 - one report that makes no sense must not end the session
+                drafts += self._noted(facts.Noted(kind="report", text=f"not taken in: {report!r:.300}: {error!r}"))
         return drafts, tuple(self._guards)
 
     def settle(self, now_us: int) -> list[Draft]:

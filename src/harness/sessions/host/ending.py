@@ -96,9 +96,9 @@ class Ending:
             if not gentle.done():
                 process.signal(signal.SIGHUP)  # a shell at its prompt ignores TERM, and ends when its terminal does
                 await asyncio.wait({gentle, hurry}, return_when=asyncio.FIRST_COMPLETED)
-            if not gentle.done():
-                await process.stop(grace_seconds=0)
-            return await gentle
+            harder = await process.stop(grace_seconds=0) if not gentle.done() else None
+            stopped = await gentle
+            return harder if harder is not None and harder.needed == "kill" else stopped
         finally:
             hurry.cancel()
 

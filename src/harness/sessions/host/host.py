@@ -14,11 +14,11 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import Conflict, HarnessError, KeyTaken, ProcessError, Refused, StoreUnavailable, UsageError
+from harness.errors import Conflict, HarnessError, KeyTaken, LedgerError, ProcessError, Refused, StoreUnavailable, UsageError
 from harness.ledger import Draft, Event, Expect, Guard, Store, Unique, Write
 from harness.processes import Exit, Identity, Process, Watch
 from harness.sessions import facts, outbox
-from harness.sessions.burying import held_locks
+from harness.sessions.burying import held_locks, withdraw_questions
 from harness.sessions.closing import last_events
 from harness.sessions.facts import ExitReason, MessageStatus, Mode, State
 from harness.sessions.host import burying, carrying
@@ -27,7 +27,7 @@ from harness.sessions.host.digest import Digest
 from harness.sessions.host.ending import Ending, Needed
 from harness.sessions.host.file_watch import FileWatch
 from harness.sessions.host.limits import Limits
-from harness.sessions.host.recorder import Recorder, draft
+from harness.sessions.host.recorder import Recorder, draft, patiently
 from harness.sessions.host.repository import Repository
 from harness.sessions.host.viewers import Viewers
 from harness.sessions.reports import Decision, Outgoing, Progress, Report
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from harness.sessions.host.setup import Setup
 
 _LOOK_SECONDS = 20.0  # a writer may have died before it rang
+_FOLLOW_AGAIN_SECONDS = 1.0
 _RECEIPT_US = 30_000_000  # what was written and shows no sign for so long will show none
 _TAIL_BYTES = 4096
 _REST_GRACE_SECONDS = 2.0  # for what an agent that has exited by itself leaves behind
@@ -163,18 +164,23 @@ class Host:
         if ending is not None:
             await ending.done()
         observed = asyncio.ensure_future(self._repository.observe("end"))
-        stopped = await process.stop(grace_seconds=_REST_GRACE_SECONDS if ending is None else 0.2)
+        try:
+            rest = (await process.stop(grace_seconds=_REST_GRACE_SECONDS if ending is None else 0.2)).needed
+        except ProcessError as error:  # what it left is another user's: how it ended itself is known all the same
+            self._setup.complain(error)
+            rest = "nothing"
         await self.transport.close()
         await self._approvals.close()
         async with self._writing:
             await self._write_reports()
         if (seen := await observed) is not None:
             await self.record(draft(facts.GIT, seen))
-        reason, needed, detail = (ending or Ending.none()).verdict(exit_, stopped.needed)
+        reason, needed, detail = (ending or Ending.none()).verdict(exit_, rest)
         await self._finish(exit_, reason, needed=needed, detail=detail, tail=self._tail())
 
     async def _finish(self, exit_: Exit, reason: ExitReason, *, detail: str = "", tail: str = "", needed: Needed = "") -> None:
         """The last append: everything that is open is closed, the keys are given back."""
+        asked = self.recorder.session.open_approvals
         async with self._writing:
             for _ in range(20):
                 await self.recorder.catch_up()
@@ -187,7 +193,7 @@ class Host:
                     detail=detail,
                     tail=tail,
                 )
-                held = await held_locks(self._store, session)
+                held = await patiently(lambda: held_locks(self._store, self.recorder.session))
                 drafts, guards = last_events(session, exited, self._store.clock.now_us(), held=held)
                 try:
                     await self.recorder.append(*drafts, guards=(Expect(self.recorder.stream, session.seq), *guards))
@@ -200,6 +206,7 @@ class Host:
                 except HarnessError:
                     await asyncio.sleep(0.05)
             self.recorder.save()
+        await withdraw_questions(self._store, asked, "the session has ended")
         self._setup.answer.ended(self.recorder.session.exited, tail)
 
     # Reports and events
@@ -258,9 +265,12 @@ class Host:
     async def _listen(self) -> None:
         """Wake the pump when somebody has written to our stream."""
         assert self._listener is not None
-        if self._setup.shared:  # another machine may write: follow the database's own notices
-            async for _ in self._store.follow(after=await self._store.tail(), streams=(self.recorder.stream,)):
-                self._wake.set()
+        while self._setup.shared:  # another machine may write: follow the database's own notices
+            with contextlib.suppress(HarnessError):  # it is away; what comes meanwhile is found by the next look
+                async for _ in self._store.follow(after=await self._store.tail(), streams=(self.recorder.stream,)):
+                    self._wake.set()
+            await asyncio.sleep(_FOLLOW_AGAIN_SECONDS)
+            self._wake.set()
         while True:
             await self._listener.wait(3600)
             self._wake.set()
@@ -280,6 +290,13 @@ class Host:
             await self.recorder.append(*drafts)
             reason = f"{taken.name.rpartition('/')[2]} is in use by {taken.stream.partition('/')[2]}"
             self._stop(facts.StopRequested(by="harness", reason=reason, timeout_seconds=5.0, kill=True), ExitReason.FAILURE)
+        except StoreUnavailable:
+            raise
+        except HarnessError as error:  # one of them is nothing that a ledger can hold: the others are written
+            self._setup.complain(error)
+            for each in drafts:
+                with contextlib.suppress(LedgerError):
+                    await self.recorder.append(each)
         self._after_writing(drafts, before)
 
     def _after_writing(self, drafts: list[Draft], before: State) -> None:
@@ -368,11 +385,8 @@ class Host:
         if before is not None:
             if setup.request.vendor_session:
                 self.digest.start_counters(carrying.counters(before))
-            lock = carrying.carried_lock(follows)
-            messages = carrying.carried(before, takes_once=setup.plan.takes_once, now_us=self._store.clock.now_us())
-            if messages and await self._store.holder_of(lock) is None:
-                queued += [setup.again(message) for message in messages]
-                guards.append(Unique(lock))
+            messages, guards = await carrying.take_over(self._store, before, takes_once=setup.plan.takes_once)
+            queued += [setup.again(message) for message in messages]
         if queued:
             guards.append(setup.places_in_inbox(len(queued)))
         return [draft(facts.QUEUED, message) for message in queued], guards
@@ -445,6 +459,7 @@ class Host:
 
     def _told_to_end(self, number: signal.Signals) -> None:
         request = facts.StopRequested(by=number.name, reason="the host was asked to end", timeout_seconds=5.0)
+        self._stop(request)  # also where nothing can be written down
         self._run_beside(self.record(draft(facts.STOP_REQUESTED, request)))
 
     def _stop(self, request: facts.StopRequested, reason: ExitReason = ExitReason.STOPPED) -> None:

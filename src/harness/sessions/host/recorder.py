@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -16,7 +17,22 @@ from harness.sessions.record import Session
 from harness.sessions.summary_file import write as write_summary
 
 _KEEP_MESSAGES = 256
-_ROOM_SECONDS = 0.5  # between tries at a full disk
+_AGAIN_SECONDS = 0.5  # between tries at a full disk, or at a server that is away
+
+T = TypeVar("T")
+
+
+async def patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """Wait for a ledger that others hold, that has no room or that is away. An agent's work is not lost for that."""
+    while True:
+        try:
+            return await work()
+        except Busy:  # it has waited for long already
+            continue
+        except StoreUnavailable as error:
+            if error.reason not in ("busy", "full", "down"):
+                raise
+            await asyncio.sleep(_AGAIN_SECONDS)
 
 
 class Recorder:
@@ -51,8 +67,8 @@ class Recorder:
     async def _are_there(self, drafts: tuple[Draft, ...]) -> bool:
         """Whether an append of which nobody knows was written."""
         events = await patiently(lambda: self.store.read(self.stream, after=self.session.seq))
-        ours = [(event.type, event.data) for event in events if event.actor == self.store.actor]
-        wanted = [(each.type, encode(each.payload)) for each in drafts]
+        ours = [(event.type, event.payload) for event in events if event.actor == self.store.actor]
+        wanted = [(each.type, msgspec.json.decode(msgspec.json.encode(each.payload))) for each in drafts]
         return any(ours[at : at + len(wanted)] == wanted for at in range(len(ours)))
 
     async def catch_up(self) -> list[Event]:
@@ -66,7 +82,8 @@ class Recorder:
             if self._file is not None:
                 self._file.advance(events)
         if self._file is not None and self._file.seq < self.session.seq:  # more than it keeps waited for the disk
-            self._file.advance(await self.store.read(self.stream, after=self._file.seq, limit=500))
+            after = self._file.seq
+            self._file.advance(await patiently(lambda: self.store.read(self.stream, after=after, limit=500)))
         if found:
             self._forget_old()
         return found

@@ -325,6 +325,7 @@ class Claude:
         self.stage.after(0, self._next)
 
     def _result(self, *, used: tuple[int, int] = (0, 0), **told: Any) -> Line:
+        self.journal.note("turn-over", messages=self._ids(), reason=told.get("reason", "completed"))
         self.results += 1
         ids = self._ids()
         return lines.result(self.counters, used=used, index=self.results - 1, message_ids=ids, queued=len(self.queue), **told)
@@ -333,7 +334,6 @@ class Claude:
         self.failed = failed
         for message in self.now:
             self._lifecycle(message, stage)
-        self.journal.note("turn-over", messages=self._ids(), stage=stage)
         self.now = []
         if not self.queue:
             self._state("idle")

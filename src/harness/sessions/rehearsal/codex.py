@@ -293,12 +293,12 @@ class Codex:
 
     def _over(self, status: str, then: str, error: Line | None = None) -> None:
         """The thread's status comes first, the turn's end after it, as the real one has it."""
+        self.journal.note("turn-over", status=status)
         turn_id, self.turn = self.turn, ""
         self._status(then)
         if error is not None:
             self._tell("error", error=error, willRetry=False, turnId=turn_id)
         self._tell("turn/completed", turn=lines.turn(turn_id, status, error=error, began_ms=self.began_ms))
-        self.journal.note("turn-over", status=status)
 
     def _saved(self) -> dict[str, int]:
         return {"input_tokens": self.used[0], "output_tokens": self.used[1], "turns": self.turns}

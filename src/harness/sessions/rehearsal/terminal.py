@@ -281,8 +281,8 @@ class Terminal:
 
     def _over(self, *lines: str) -> None:
         self.busy, self.question = False, ""
-        self.screen.scroll(*(part for line in lines for part in line.splitlines()))
         self.journal.note("turn-over", turn=self.turns)
+        self.screen.scroll(*(part for line in lines for part in line.splitlines()))
 
     def _work(self, seconds: float) -> Turn:
         began = time.monotonic()

@@ -94,7 +94,7 @@ class AgentProgram:
     async def interrupt(self) -> bool:
         """At an idle prompt its key means something else: a menu of earlier messages."""
         assert self._keyboard is not None
-        if (await self._watch.look()).reading.state is State.PROMPT:
+        if not self._senses.turns.turn and (await self._watch.look()).reading.state is State.PROMPT:
             return False
         self._senses.cut = True
         async with self._keyboard.turn:

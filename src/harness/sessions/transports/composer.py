@@ -20,6 +20,7 @@ from harness.sessions.transports.screen_watch import ScreenWatch
 _READY_SECONDS = 10.0
 _CLEAR_TRIES = 12
 _CLEAR_SECONDS = 0.1
+_IDLE_SECONDS = 1.5
 _PAINT_SECONDS = 1.0  # for a program to show what was typed
 _WAITS_SECONDS = (1.0, 2.0, 4.0)  # between one Enter and the next
 _FIRST_WAIT_SECONDS = 0.3  # where no hook will come
@@ -161,14 +162,23 @@ class Composer:
             return False
         return True
 
+    async def _idle(self) -> bool:
+        """Whether it is at its prompt; without a turn it may be about to show that."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + (_IDLE_SECONDS if not self._turns.turn else 0.0)
+        while True:
+            look = await self._watch.look()
+            if look.reading.state is State.PROMPT and look.composer is not None:
+                return True
+            if look.blocked or loop.time() >= ends:
+                return False
+            await self._watch.next_look(0.1)
+
     async def leave(self) -> bool:
         """Type the program's own way to exit, if it is idle at its prompt; False if it is not."""
-        if not self._profile.leave:
+        if not self._profile.leave or not await self._idle():
             return False
         async with self._keyboard.turn:
-            look = await self._watch.look()
-            if look.reading.state is not State.PROMPT or look.composer is None:
-                return False
             await self._clear()
             for number, keys in enumerate(self._profile.leave):
                 if number:

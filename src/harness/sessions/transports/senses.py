@@ -7,6 +7,7 @@ about turns and approvals; where there are none, the status protocol does, and w
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 
 from msgspec.structs import replace
@@ -27,6 +28,7 @@ _CUT_SECONDS = 0.5  # after which an idle program with an open turn was interrup
 _REST_SECONDS = 5.0  # the same where nobody is known to have interrupted it: a hook may be late
 _LAST_WORDS_SECONDS = 0.4  # for `notify` to come with them
 _KIND = {"permission": "permission", "question": "question", "auth": "dialog", "": "dialog"}
+_LIMIT = re.compile(r"\bhit your usage limit\b|\busage limit (has been )?reached\b", re.IGNORECASE)
 _OUTCOME: dict[str, Outcome] = {"done": "success", "error": "error", "idle": "interrupted"}
 
 
@@ -42,6 +44,7 @@ class Senses:
         self.entered = False  # somebody has pressed Enter since the last turn began
         self.cut = False  # the turn under way was asked to end
         self._spins = False  # its title says that it works
+        self._words = ""  # what its screen shows of the last failed turn
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self.read = Readings(tell).read
@@ -163,12 +166,19 @@ class Senses:
                     self.entered = False
                     self.tell(self.turns.taken(None, proof=f"status: {status.stage}"))
             case "done" | "error" | "idle":
-                ended = _OUTCOME[status.stage]
-                words = status.message if ended == "error" else ""
-                seconds = _LAST_WORDS_SECONDS if ended == "success" else 0.0
-                self._later("over", seconds, lambda: self.tell(self.turns.ended(ended, error=words)))
+                seconds = 0.0 if status.stage == "idle" else _LAST_WORDS_SECONDS
+                self._later("over", seconds, lambda: self.tell(self._over(status)))
             case _:
                 pass
+
+    def _over(self, status: ProgramStatus) -> list[Report]:
+        """The turn is over; of a failed one the words stand on the screen, if the status has none."""
+        if status.stage != "error":
+            return self.turns.ended(_OUTCOME[status.stage])
+        words = status.message or self._words
+        if _LIMIT.search(words):
+            return [facts.Limited(kind="usage_limit"), *self.turns.ended("limit", error=words)]
+        return self.turns.ended("error", error=words)
 
     # Title and screen
 
@@ -182,6 +192,7 @@ class Senses:
         self.read(look.reading)
         parked = look.reading.state in (State.BLOCKED, State.LIMITED) and look.reading.confidence >= _SURE
         self._dialog = look.reading if parked else None
+        self._words = look.error
         if self._status is not None:
             self._read_status(self._status)
         if not self.hooks.live:

@@ -1,0 +1,364 @@
+"""Messages to an agent in any order of any events: sent, withdrawn, expired, written, receipted, crashed, continued.
+
+The host is its own parts (`outbox`, `Recorder`, `Digest`, `carrying`) taken step by step, so that whatever can come between
+two of them does; the client is the real one. The agent is a model that remembers what it heard, over all its lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from harness.clock import VirtualClock
+from harness.errors import KeyTaken, NotFound
+from harness.ledger import Expect, Guard, MemoryStore, Reserve, Unique, Write
+from harness.sessions import facts, ids, outbox
+from harness.sessions.burying import bury, held_locks, refresh
+from harness.sessions.client import Sessions
+from harness.sessions.client.messages import InboxFull
+from harness.sessions.closing import last_events
+from harness.sessions.facts import ExitReason, MessageStatus, Placing, Source, State
+from harness.sessions.host import carrying
+from harness.sessions.host.digest import Digest
+from harness.sessions.host.recorder import Recorder, draft
+from harness.sessions.record import Message, Session
+from harness.sessions.reports import Reading, Receipt, Report
+from harness.sessions.view import SESSIONS_VIEW
+
+T = TypeVar("T")
+CAN = frozenset({"messages", "steer", "interrupt", "turns"})
+RECEIPT_SECONDS = 30.0
+
+
+class Agent:
+    """A program that hears messages, shows receipts, and works on one turn at a time."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []  # over all its lives
+        self.unshown: list[str] = []  # heard by this life, and no receipt was given
+        self.turn: list[str] = []  # that the turn under way answers
+
+    def hear(self, id_: str, *, takes_once: bool) -> None:
+        if not (takes_once and id_ in self.heard):
+            self.heard.append(id_)
+        self.unshown.append(id_)
+
+    def die(self) -> None:
+        self.unshown, self.turn = [], []
+
+
+class Host:
+    """One host's knowledge, which dies with it."""
+
+    def __init__(self, store: MemoryStore, key: str) -> None:
+        self.key = key
+        self.recorder = Recorder(store, ids.Folder(home=Path("/nowhere"), key=key))
+        self.digest = Digest(self.recorder.session, price=lambda _usage: None)
+        self.on_its_way: outbox.Deliver | None = None  # written down, and not with the agent yet
+        self.interrupted: set[str] = set()
+
+    @property
+    def session(self) -> Session:
+        return self.recorder.session
+
+
+class Delivery(RuleBasedStateMachine):
+    """Each rule is one step of somebody. What must be true is looked at after each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.clock = VirtualClock()
+        self.store = MemoryStore(clock=self.clock, actor="client")
+        self.sessions = Sessions(self.store, Path("/nowhere"))
+        self.agent = Agent()
+        self.keys: list[str] = []
+        self.host: Host | None = None
+        self.order: list[str] = []  # messages as they were sent
+        self.ordinary: set[str] = set()  # that pass no other
+        self.known: dict[str, Session] = {}
+        self.final: dict[tuple[str, str], MessageStatus] = {}
+
+    def run(self, asked: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(asked)
+
+    @initialize(takes_once=st.booleans())
+    def start(self, takes_once: bool) -> None:
+        self.takes_once = takes_once
+        self.run(self.claim(""))
+
+    # The host's steps
+
+    async def claim(self, follows: str) -> None:
+        """As a host does, with all that the run before it had not done."""
+        key = ids.new_key("w1")
+        claimed = facts.Claimed(
+            id="w1", cli="x", mode=facts.Mode.STREAM, argv=(), cwd="/", machine="elsewhere/1", guard_pid=1, guard_started=1,
+            host_pid=2, host_started=1, follows=follows,
+        )  # fmt: skip
+        queued: list[facts.Queued] = []
+        guards: list[Guard] = []
+        before = await carrying.earlier(self.store, follows) if follows else None
+        if before is not None:
+            carried, guards = await carrying.take_over(self.store, before, takes_once=self.takes_once)
+            queued = [facts.Queued(message_id=each.id, text=each.text, expires_us=each.expires_us) for each in carried]
+            guards.append(Reserve(facts.inbox_counter(key), len(queued)))
+        drafts = (draft(facts.CLAIMED, claimed), *(draft(facts.QUEUED, each) for each in queued))
+        await self.store.append(Write(facts.stream_of(key), drafts), guards=[Unique(facts.id_lock("w1")), *guards])
+        self.keys.append(key)
+        self.host = Host(self.store, key)
+        await self.host.recorder.catch_up()
+        await self.tell(Reading(state=State.PROMPT, source=Source.PROTOCOL))
+
+    async def tell(self, *reports: Report) -> None:
+        host, now = self.alive, self.clock.now_us()
+        drafts, guards = host.digest.take(reports, now)
+        await host.recorder.append(*drafts, *host.digest.settle(now), guards=guards)
+
+    @property
+    def alive(self) -> Host:
+        assert self.host is not None
+        return self.host
+
+    @precondition(lambda self: self.host)
+    @rule()
+    def host_looks(self) -> None:
+        """It reads what others have written, and sees to what has waited too long."""
+
+        async def looking() -> None:
+            host, now = self.alive, self.clock.now_us()
+            await host.recorder.catch_up()
+            for message in outbox.expired(host.session, now):
+                await host.recorder.move(message.id, facts.EXPIRED, expect=True)
+            for message in list(host.session.messages.values()):
+                late = message.changed_us + RECEIPT_SECONDS * 1e6 <= now
+                if message.status is MessageStatus.WRITTEN and late and host.on_its_way is None:
+                    await host.recorder.move(message.id, facts.LOST)
+
+        self.run(looking())
+
+    @precondition(lambda self: self.host and self.host.on_its_way is None)
+    @rule()
+    def host_decides(self) -> None:
+        """From what it knows, which may be old by now."""
+        host = self.alive
+        step = outbox.next_message(host.session, state=host.session.state, can=CAN, interrupted=host.interrupted)
+        match step:
+            case outbox.Deliver():
+                if self.run(host.recorder.move(step.message.id, facts.WRITTEN, expect=True)):
+                    host.on_its_way = step
+            case outbox.InterruptFirst():
+                host.interrupted.add(step.message.id)
+                self.run(self.end_turn("interrupted"))
+            case outbox.Hold():
+                pass
+
+    @precondition(lambda self: self.host and self.host.on_its_way is not None)
+    @rule(fails=st.sampled_from([False, False, False, True]))
+    def host_delivers(self, fails: bool) -> None:
+        host = self.alive
+        assert host.on_its_way is not None
+        message, host.on_its_way = host.on_its_way.message, None
+        if fails:
+            self.run(host.recorder.move(message.id, facts.LOST, reason="in part"))
+        else:
+            self.agent.hear(message.id, takes_once=self.takes_once)
+
+    # The agent's
+
+    @precondition(lambda self: self.host and self.agent.unshown)
+    @rule()
+    def agent_takes_up(self) -> None:
+        """It shows that it has a message, and works on it."""
+        id_ = self.agent.unshown.pop(0)
+        begins = not self.agent.turn
+        self.agent.turn.append(id_)
+        turn = [facts.TurnStarted(turn=id_, message_ids=(id_,))] if begins else []
+        busy = Reading(state=State.BUSY, source=Source.PROTOCOL)
+        self.run(self.tell(Receipt(stage="accepted", message_id=id_), *turn, busy))
+
+    @precondition(lambda self: self.host and self.agent.turn)
+    @rule()
+    def agent_answers(self) -> None:
+        self.run(self.end_turn("success"))
+
+    async def end_turn(self, outcome: Any) -> None:
+        ids_, self.agent.turn = tuple(self.agent.turn), []
+        over = [facts.TurnCompleted(turn=ids_[0], outcome=outcome, message_ids=ids_)] if ids_ else []
+        await self.tell(*over, Reading(state=State.PROMPT, source=Source.PROTOCOL))
+
+    # The clients'
+
+    @rule(
+        placing=st.sampled_from([Placing.QUEUE, Placing.QUEUE, Placing.STEER, Placing.INTERRUPT]),
+        ttl=st.sampled_from([5.0, 60.0, 3600.0]),
+        forced=st.sampled_from([False, False, False, True]),
+    )
+    def send(self, placing: Placing, ttl: float, forced: bool) -> None:
+        try:
+            id_ = self.run(self.sessions.send(self.keys[-1], "text", placing=placing, ttl_seconds=ttl, forced=forced))
+        except NotFound:
+            assert self.host is None
+            return
+        except InboxFull:
+            assert self.queued(self.keys[-1]) == facts.INBOX_LIMIT
+            return
+        self.order.append(id_)
+        if placing is Placing.QUEUE and not forced:
+            self.ordinary.add(id_)
+
+    @precondition(lambda self: self.host)
+    @rule()
+    def fill(self) -> None:
+        """Until one more is refused, which is when 64 wait."""
+        while self.queued(self.keys[-1]) < facts.INBOX_LIMIT:
+            self.send(Placing.QUEUE, 20.0, False)
+        with pytest.raises(InboxFull, match="64 pending"):
+            self.run(self.sessions.send(self.keys[-1], "text"))
+
+    @precondition(lambda self: self.order)
+    @rule(dice=st.randoms(use_true_random=False), run=st.sampled_from([-1, -1, -1, 0]))
+    def withdraw(self, dice: Any, run: int) -> None:
+        """Any message of any run; what is on its way or over stays as it is."""
+        session = self.look(self.keys[run])
+        if not session.messages:
+            return
+        id_ = dice.choice(list(session.messages))
+        before = session.messages[id_].status
+        status = self.run(self.sessions.withdraw(session.key, id_))
+        assert status is (MessageStatus.WITHDRAWN if before is MessageStatus.QUEUED else before)
+
+    @rule()
+    def drop(self) -> None:
+        waiting = [message.id for message in self.look(self.keys[-1]).pending]
+        assert self.run(self.sessions.drop(self.keys[-1], None, by="somebody")) == waiting
+
+    @rule(seconds=st.sampled_from([1.0, 10.0, 31.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    # Ends and beginnings
+
+    @precondition(lambda self: self.host)
+    @rule()
+    def crash(self) -> None:
+        """Host and agent are gone; somebody buries the run."""
+        self.host = None
+        self.agent.die()
+        self.run(bury(self.store, self.keys[-1]))
+
+    @precondition(lambda self: self.host)
+    @rule()
+    def stop(self) -> None:
+        """The run ends in good order, on what the host knows after a last look."""
+
+        async def ending() -> None:
+            host = self.alive
+            await host.recorder.catch_up()
+            held = await held_locks(self.store, host.session)
+            exited = facts.Exited(reason=ExitReason.STOPPED)
+            drafts, guards = last_events(host.session, exited, self.clock.now_us(), held=held)
+            await host.recorder.append(*drafts, guards=(Expect(host.recorder.stream, host.session.seq), *guards))
+
+        self.run(ending())
+        self.host = None
+        self.agent.die()
+
+    @precondition(lambda self: not self.host)
+    @rule(dice=st.randoms(use_true_random=False), newest=st.sampled_from([True, True, True, False]))
+    def go_on(self, dice: Any, newest: bool) -> None:
+        """Another run continues the last one, or one that was continued already."""
+        self.run(self.claim(self.keys[-1] if newest else dice.choice(self.keys)))
+
+    @precondition(lambda self: self.host)
+    @rule()
+    def start_twice(self) -> None:
+        """The id is in use."""
+        host = self.host
+        with pytest.raises(KeyTaken):
+            self.run(self.claim(""))
+        assert self.host is host
+
+    # What must be true
+
+    def look(self, key: str) -> Session:
+        session = self.known.setdefault(key, Session(key=key))
+        self.run(refresh(self.store, session))
+        return session
+
+    def queued(self, key: str) -> int:
+        return len(self.look(key).pending)
+
+    @invariant()
+    def places_are_counted(self) -> None:
+        """The counter is what waits, never above its limit, and nothing where a run is over."""
+        for key in self.keys:
+            session = self.look(key)
+            assert self.run(self.store.reserved(facts.inbox_counter(key))) == len(session.pending) <= facts.INBOX_LIMIT
+            assert session.live == (self.host is not None and key == self.keys[-1])
+            assert session.live or not any(message.open for message in session.messages.values())
+
+    @invariant()
+    def each_is_heard_once_and_in_order(self) -> None:
+        heard = self.agent.heard
+        assert len(set(heard)) == len(heard)
+        ordinary = [id_ for id_ in heard if id_ in self.ordinary]
+        assert ordinary == [id_ for id_ in self.order if id_ in ordinary]
+
+    @invariant()
+    def what_is_on_record_is_true(self) -> None:
+        """A final status stays, and agrees with what the agent heard."""
+        newest: dict[str, Message] = {}
+        for key in self.keys:
+            for id_, message in self.look(key).messages.items():
+                newest[id_] = message
+                if not message.open:
+                    assert self.final.setdefault((key, id_), message.status) is message.status
+                assert (key, id_) not in self.final or not message.open
+        for id_, message in newest.items():
+            heard = id_ in self.agent.heard
+            match message.status:
+                case MessageStatus.ACCEPTED | MessageStatus.DONE | MessageStatus.FAILED:
+                    assert heard
+                case MessageStatus.QUEUED | MessageStatus.DROPPED | MessageStatus.EXPIRED | MessageStatus.WITHDRAWN:
+                    assert not heard or self.takes_once  # then it may be said again: it is taken once
+                case _:
+                    pass
+
+    def teardown(self) -> None:
+        """Whatever waits is done with in the end, if there is somebody to do it."""
+        if not self.keys:
+            return
+        if self.host is None:
+            self.run(self.claim(self.keys[-1]))
+        if self.queued(self.keys[-1]) > 8:
+            self.clock.advance(30.0)  # most of them were sent to fill the inbox, and expire
+        while any(message.open for message in self.look(self.keys[-1]).messages.values()):
+            before = self.look(self.keys[-1]).seq
+            self.host_looks()
+            self.host_decides() if self.alive.on_its_way is None else self.host_delivers(False)
+            if self.agent.unshown:
+                self.agent_takes_up()
+            elif self.agent.turn:
+                self.agent_answers()
+            if before == self.look(self.keys[-1]).seq:
+                self.clock.advance(RECEIPT_SECONDS)
+        self.each_is_heard_once_and_in_order()
+        self.what_is_on_record_is_true()
+        assert self.run(self.store.check(SESSIONS_VIEW)) == []
+        assert self.run(self.store.verify())
+        self.run(self.store.close())
+        self.loop.close()
+
+
+TestDelivery = Delivery.TestCase
+TestDelivery.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)  # fmt: skip
