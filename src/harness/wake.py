@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import os
 import select
+import struct
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -20,20 +22,80 @@ _IN_ACCESS = 0x1
 _IN_MODIFY = 0x2
 _IN_CLOEXEC = 0o2000000
 _IN_NONBLOCK = 0o4000
+_IN_Q_OVERFLOW = 0x4000
+_EVENT = struct.Struct("iIII")
 
 
-def _inotify(path: Path) -> int | None:
-    """A descriptor that becomes readable when the file is read or written."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = int(libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC))
-    if descriptor < 0:
-        return None
-    if libc.inotify_add_watch(descriptor, os.fsencode(path), _IN_ACCESS | _IN_MODIFY) < 0:
-        os.close(descriptor)
-        return None
-    return descriptor
+class _Inotify:
+    """One instance for all listeners of an event loop: a user has 128 of them, and a machine may have many sessions."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+        self._loop = loop
+        self._descriptor = descriptor
+        self._listeners: dict[int, set[Listener]] = {}  # by watch: two of one file have the same
+
+    @classmethod
+    def watch(cls, loop: asyncio.AbstractEventLoop, path: Path, listener: Listener) -> tuple[_Inotify, int] | None:
+        """Ring a listener whenever the file is read or written; None where that cannot be had."""
+        libc = _libc()
+        if libc is None:
+            return None
+        shared = _of_loops.get(loop)
+        if shared is None:
+            descriptor = int(libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC))
+            if descriptor < 0:
+                return None
+            shared = _of_loops[loop] = cls(loop, descriptor)
+            loop.add_reader(descriptor, shared._read)
+        number = int(libc.inotify_add_watch(shared._descriptor, os.fsencode(path), _IN_ACCESS | _IN_MODIFY))
+        if number < 0:
+            shared._close_if_unused()
+            return None
+        shared._listeners.setdefault(number, set()).add(listener)
+        return shared, number
+
+    def forget(self, number: int, listener: Listener) -> None:
+        """End what `watch` began."""
+        left = self._listeners.get(number)
+        if left is None:
+            return
+        left.discard(listener)
+        if not left:
+            del self._listeners[number]
+            libc = _libc()
+            assert libc is not None
+            libc.inotify_rm_watch(self._descriptor, number)
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._listeners or _of_loops.pop(self._loop, None) is None:
+            return
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._descriptor)
+        os.close(self._descriptor)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._descriptor, 65536)
+        except BlockingIOError:
+            return
+        place = 0
+        while place < len(data):
+            number, mask, _, length = _EVENT.unpack_from(data, place)
+            place += _EVENT.size + length
+            rung = self._listeners.values() if mask & _IN_Q_OVERFLOW else [self._listeners.get(number, ())]
+            for listeners in rung:
+                for listener in tuple(listeners):
+                    listener.ring()
+
+
+_of_loops: dict[asyncio.AbstractEventLoop, _Inotify] = {}
+
+
+@functools.cache
+def _libc() -> Any:
+    """The C library where it has inotify."""
+    return ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
 
 
 _READ_RINGS = sys.platform.startswith("linux")
@@ -73,29 +135,29 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._rung = asyncio.Event()
         self._kqueue: _Kqueue | None = None
-        self._descriptor: int | None = None
+        self._watched: tuple[_Inotify, int] | None = None
         self._attach()
 
+    @property
+    def _attached(self) -> bool:
+        return self._watched is not None or self._kqueue is not None
+
     def _attach(self) -> None:
-        self._descriptor = _inotify(self._path)
-        if self._descriptor is None and hasattr(select, "kqueue"):
+        self._watched = _Inotify.watch(self._loop, self._path, self)
+        if self._watched is None and hasattr(select, "kqueue"):
             with contextlib.suppress(OSError):
                 self._kqueue = _Kqueue(self._path)
-                self._descriptor = self._kqueue.fileno()
-        if self._descriptor is not None:
-            self._loop.add_reader(self._descriptor, self._ring)
+                self._loop.add_reader(self._kqueue.fileno(), self.ring)
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
+        """Wake whoever waits."""
         if self._kqueue is not None:
             self._kqueue.drain()
-        elif self._descriptor is not None:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._descriptor, 65536)
         self._rung.set()
 
     async def wait(self, timeout_seconds: float) -> bool:
         """Whether the bell rang before the time was over."""
-        if self._descriptor is None:
+        if not self._attached:
             self._attach()  # the file may exist by now
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -107,15 +169,14 @@ class Listener:
 
     def close(self) -> None:
         """Let go of the descriptors. Idempotent."""
-        if self._descriptor is None:
-            return
-        if not self._loop.is_closed():
-            self._loop.remove_reader(self._descriptor)
-        if self._kqueue is not None:
-            self._kqueue.close()
-        else:
-            os.close(self._descriptor)
-        self._descriptor = None
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            watched[0].forget(watched[1], self)
+        kqueue, self._kqueue = self._kqueue, None
+        if kqueue is not None:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(kqueue.fileno())
+            kqueue.close()
 
 
 class Bell:

@@ -106,7 +106,7 @@ class Office:
         ]
         helper = [{"tools": [{"read": str(self.work / "TASK.md")}]}, {"tools": [report]}, {"text": "REPORT.md is written."}]
         send = "harness send --id lead --no-wait --inbox-ttl 1h 'T-7 is done'"
-        asked = {"cmd": send, }
+        asked = {"cmd": send}
         answer = {"name": "exec_command", "input": asked} if program == "codex" else {"shell": send}
         self.model.load({"scenarios": {
             "lead": {"rules": [
@@ -245,10 +245,9 @@ async def test_a_claude_gives_work_to_a_codex(office: Office) -> None:
     provider = f'{{name="scripted",base_url="{office.model.base("helper")}/v1",env_key="SCRIPTED_KEY",wire_api="responses"}}'
     wanted = (f"model_providers.scripted={provider}", "model_provider=scripted", "analytics.enabled=false")
     given = [word for each in wanted for word in ("-c", each)]
-    office.plays("codex", "-m", "gpt-5.5-codex", "-s", "workspace-write", *given)
+    office.plays("codex", "-m", "gpt-5.5-codex", "-s", "read-only", *given)
 
     lead = await office.delegated("--mode", "stream")
 
-    print(*[json.dumps(e) for e in await office.events("helper") if e["type"] in ("item_completed","approval_requested","approval_decided")], sep="\n")
-    await office.check(lead, helper="codex")
+    print(*[json.dumps(e) for e in await office.events("helper") if e["type"] in ("item_completed","approval_requested","approval_decided")], sep="\n"); assert 0
     await office.ends(lead)

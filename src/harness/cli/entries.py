@@ -49,10 +49,11 @@ def web(request: Request) -> int:
     """`harness web`."""
     import asyncio
 
-    from harness.web import serve
+    from harness.web import serve, serve_named
 
     settings = settings_for(request, web_host=request.values.get("host"), web_port=request.number("port"))
-    asyncio.run(serve(settings, chaos="demo" in request.flags))
+    session = request.values.get("session")
+    asyncio.run(serve(settings, chaos="demo" in request.flags) if session is None else serve_named(settings, session))
     return 0
 
 

@@ -40,7 +40,7 @@ _MAX_PORT = 65535  # the only numbers that these commands take are ports
 
 VALUES: dict[str, frozenset[str]] = {
     "run": frozenset({"home", "port"}),
-    "web": frozenset({"home", "host", "port"}),
+    "web": frozenset({"home", "host", "port", "session"}),
     "monitor": frozenset({"home"}),
     "agent": frozenset({"home", "model"}),
     "service": frozenset({"host", "port", "config"}),

@@ -44,6 +44,7 @@ def web(
     host: Host = None,
     port: Port = None,
     demo: Annotated[bool, typer.Option("--demo", help="With buttons that break services.")] = False,
+    session: Annotated[str | None, typer.Option(help="Serve this one agent session only, and end with it.")] = None,
     home: Home = None,
 ) -> None:
     """Serve the HTTP API and the dashboard, for a home that exists.
@@ -54,7 +55,7 @@ def web(
       harness web --port 9000
       HARNESS_WEB_TOKEN=… harness web --host 0.0.0.0
     """
-    _start("web", {"host": host, "port": port, "home": home}, {"demo": demo})
+    _start("web", {"host": host, "port": port, "session": session, "home": home}, {"demo": demo})
 
 
 @app.command()

@@ -53,7 +53,7 @@ def _tmux(*words: str) -> tuple[int, str]:
 
     It may leave a server behind, which is to stay, and belongs neither to us nor to a session that we are run in.
     """
-    from harness.sessions.starting import INHERITED
+    from harness.sessions import INHERITED
 
     environment = {name: value for name, value in os.environ.items() if name not in (*INHERITED, "HARNESS_TAG")}
     environment["HARNESS_SPAWN"] = os.urandom(8).hex()

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from harness.sessions.burying import bury, session_gone
     from harness.sessions.ids import Folder, check_id, new_id, write_private
     from harness.sessions.settings import SessionSettings
-    from harness.sessions.starting import AgentDied, Launched, Launching, LaunchRequest, launch
+    from harness.sessions.starting import INHERITED, AgentDied, Launched, Launching, LaunchRequest, launch
     from harness.sessions.view import SESSIONS_VIEW
     from harness.sessions.watching import Watcher
 
 _HOME = {
+    "INHERITED": "starting",
     "AgentDied": "starting",
     "bury": "burying",
     "check_id": "ids",
@@ -37,6 +38,7 @@ _HOME = {
 }
 
 __all__ = [
+    "INHERITED",
     "SESSIONS_VIEW",
     "AgentDied",
     "Folder",

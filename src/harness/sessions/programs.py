@@ -90,7 +90,12 @@ def _claude(request: LaunchRequest, mode: Mode, context: str) -> Plan:
     if mode is Mode.PTY:
         make = terminal(line.argv, "claude")
     else:
-        make = pipes(line.argv, lambda: ClaudeStream(mode, resumed=bool(request.vendor_session)), name=str(mode), talks=mode is Mode.STREAM)
+        make = pipes(
+            line.argv,
+            lambda: ClaudeStream(mode, resumed=bool(request.vendor_session)),
+            name=str(mode),
+            talks=mode is Mode.STREAM,
+        )
     return Plan(
         mode=mode,
         argv=line.argv,

@@ -36,6 +36,7 @@ class Board:
         starting = Reading(state=State.STARTING, source=Source.HOST)
         self._held: dict[Source, Held] = {Source.HOST: Held(reading=starting, since_us=0, seen_us=0)}
         self._disputes: set[tuple[State, Source, State, Source]] = set()
+        self._now_us = 0
         self.state = StateChanged(state=State.STARTING, source=Source.HOST, confidence=1.0)
 
     def take(self, reading: Reading, now_us: int) -> None:
@@ -43,6 +44,7 @@ class Board:
 
         One that is unknown without any confidence says nothing: a title that no rule knows leaves it to the screen.
         """
+        self._follow_clock(now_us)
         if reading.source is not Source.HOST:
             self._held.pop(Source.HOST, None)
         if reading.state is State.UNKNOWN and not reading.confidence:
@@ -59,6 +61,7 @@ class Board:
 
     def settle(self, now_us: int) -> tuple[StateChanged | None, list[StateDisputed]]:
         """The new state if it is another one, and disagreements that were not there before."""
+        self._follow_clock(now_us)
         for source, held in tuple(self._held.items()):
             if held.reading.until_us is not None and held.reading.until_us <= now_us:
                 self._held[source] = Held(reading=_after_limit(held.reading), since_us=now_us, seen_us=now_us)
@@ -66,6 +69,16 @@ class Board:
         if winner is None:
             return self._become(StateChanged(state=State.UNKNOWN, source=Source.HOST, confidence=1.0, detail="no reading")), []
         return self._become(_changed(winner)), self._disputed(winner, now_us)
+
+    def _follow_clock(self, now_us: int) -> None:
+        """A clock that was set back makes nothing that was seen before lie ahead: a later source would never be later."""
+        back = self._now_us - now_us
+        if back > 0:
+            self._held = {
+                source: msgspec.structs.replace(held, since_us=held.since_us - back, seen_us=held.seen_us - back)
+                for source, held in self._held.items()
+            }
+        self._now_us = now_us
 
     def next_us(self, now_us: int) -> int | None:
         """When `settle` may come to another answer though nothing is read."""

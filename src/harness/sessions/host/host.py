@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from harness.errors import Conflict, HarnessError, KeyTaken, LedgerError, ProcessError, Refused, StoreUnavailable, UsageError
 from harness.ledger import Draft, Event, Expect, Guard, Store, Unique, Write
 from harness.processes import Exit, Identity, Process, Watch
-from harness.sessions import facts, outbox
+from harness.sessions import facts, ids, outbox
 from harness.sessions.burying import held_locks, withdraw_questions
 from harness.sessions.closing import last_events
 from harness.sessions.facts import ExitReason, MessageStatus, Mode, State
@@ -40,6 +40,7 @@ _LOOK_SECONDS = 20.0  # a writer may have died before it rang
 _FOLLOW_AGAIN_SECONDS = 1.0
 _RECEIPT_US = 30_000_000  # what was written and shows no sign for so long will show none
 _TAIL_BYTES = 4096
+_PULSE_US = 5_000_000
 _REST_GRACE_SECONDS = 2.0  # for what an agent that has exited by itself leaves behind
 
 
@@ -63,6 +64,7 @@ class Host:
         self._claimed = False
         self._broken: StoreUnavailable | None = None  # the ledger can be used no more, so neither can we
         self._over = False
+        self._pulsed = (0, False)
         self._watches: list[Watch | FileWatch] = []
         self._listener: Listener | None = None
         self._process: Process | None = None
@@ -215,9 +217,19 @@ class Host:
         """What a transport reports; called in the loop, often."""
         if type(report) is Progress:
             self.digest.progress(report, self._store.clock.now_us())
+            if report.what != "output":
+                self._pulse()
             return
         self._reports.append(report)
         self._wake.set()
+
+    def _pulse(self) -> None:
+        """Progress is no event; a file says when it was and whether a tool runs, for whoever watches. Once in a while is enough."""
+        at, in_tool = self.digest.last_progress_us, self.digest.in_tool
+        if at - self._pulsed[0] >= _PULSE_US or in_tool is not self._pulsed[1]:
+            self._pulsed = (at, in_tool)
+            with contextlib.suppress(OSError):
+                ids.write_private(self._setup.folder.path / "pulse", f"{at} {int(in_tool)}")
 
     async def record(self, *drafts: Draft, guards: tuple[Guard, ...] = ()) -> None:
         """Write events of our own."""
@@ -239,9 +251,11 @@ class Host:
 
     async def _pump(self) -> None:
         while not self._over:
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(self._rest_seconds()):
                     await self._wake.wait()
+            except TimeoutError:
+                self._see_to_ledger()
             self._wake.clear()
             if self._broken is not None:
                 raise self._broken
@@ -256,10 +270,12 @@ class Host:
     def _rest_seconds(self) -> float:
         now = self._store.clock.now_us()
         session = self.recorder.session
-        moments = [self.digest.board.next_us(now), outbox.next_expiry_us(session), self.limits.ends_us(session)]
-        moments += [
-            message.changed_us + _RECEIPT_US for message in session.messages.values() if message.status is MessageStatus.WRITTEN
-        ]
+        moments = [self.digest.board.next_us(now), outbox.next_expiry_us(session)]
+        if self._ending is None:
+            moments.append(self.limits.ends_us(session))
+        if self._gives_up_receipts:
+            written = [each for each in session.messages.values() if each.status is MessageStatus.WRITTEN]
+            moments += [message.changed_us + _RECEIPT_US for message in written]
         return min([_LOOK_SECONDS, *(max(0.001, (moment - now) / 1e6) for moment in moments if moment is not None)])
 
     async def _listen(self) -> None:
@@ -315,8 +331,13 @@ class Host:
             await self.recorder.move(message.id, facts.EXPIRED, reason="its time was over before it could be sent", expect=True)
         for message in list(session.messages.values()):
             late = message.status is MessageStatus.WRITTEN and message.changed_us + _RECEIPT_US <= now
-            if late and not self._delivering and session.state is not State.BUSY:
+            if late and self._gives_up_receipts:
                 await self.recorder.move(message.id, facts.LOST, reason="it was written, and no receipt came")
+
+    @property
+    def _gives_up_receipts(self) -> bool:
+        """Whether one that is long overdue will not come: nothing is being written, and the agent is not at work on it."""
+        return not self._delivering and self.recorder.session.state is not State.BUSY
 
     def _see_to_messages(self) -> None:
         if self._delivering or self._ending is not None:
@@ -424,6 +445,13 @@ class Host:
         crossed = self.limits.crossed(self.recorder.session, self._store.clock.now_us())
         if crossed:
             self._stop(facts.StopRequested(by="limits", reason=crossed, timeout_seconds=10.0), ExitReason.TIMEOUT)
+
+    def _see_to_ledger(self) -> None:
+        """A ledger whose file was removed is nothing that anybody else can read or write: nobody could see or stop us."""
+        database = self._setup.request.database
+        if not self._setup.shared and self._ending is None and not Path(database).exists():
+            request = facts.StopRequested(by="harness", reason=f"its ledger {database} is gone", timeout_seconds=5.0)
+            self._stop(request, ExitReason.FAILURE)
 
     # What is watched
 
