@@ -21,8 +21,9 @@ from harness.sessions.facts import ExitReason, MessageStatus, Placing, State
 from harness.sessions.record import Message, Session, folded
 
 if TYPE_CHECKING:
-    from harness.ledger import Event
     from tests.session_rigs import Rig
+
+    from harness.ledger import Event
 
 LINES = "first line, with 'quotes' and \"more\"\n  second line: ünïcödé ✓ $HOME `date` \\n\n\nlast line says one"
 TERM = 30.0

@@ -10,23 +10,23 @@ import json
 import os
 import shutil
 import sys
-import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.processes import RotatingLog, Size
 from harness.sessions import LaunchRequest, ids, programs
-from harness.sessions.facts import State
+from harness.sessions.facts import Mode, State
 from harness.sessions.mock_model import MockModel
+from harness.sessions.offline import LIMIT_SECONDS, Offline, heard
 from harness.sessions.rehearsal.catalogue import REHEARSALS, install
 
 if TYPE_CHECKING:
-    from harness.sessions import Launched
     from tests.conftest import Hosted
 
+    from harness.sessions import Launched
+
 WORDS = ("one", "two", "three", "four")
-LIMIT_SECONDS = 3600
 
 
 def real_program(name: str) -> str:
@@ -324,41 +324,22 @@ REHEARSED: Mapping[str, type[Rig]] = {
 class Real(Rig):
     """A real program whose model answers by a script, in a home of its own."""
 
+    program: str
+    plan = False  # whether Claude Code is paid by a plan, which has limits
+
     def __init__(self, hosted: Hosted, model: MockModel) -> None:
         super().__init__(hosted)
         self.model = model
-        self.own = hosted.root / "own"
-        for name in ("h", "t"):
-            (self.own / name).mkdir(parents=True)
-        model.load({"rules": [rule for word in WORDS for rule in self._rules(word)], "default": {"text": "Heard."}})
+        self.cli = real_program(self.program)
+        self._settle()
+        model.load(self.offline.script(WORDS))
 
-    def _rules(self, word: str) -> list[dict[str, Any]]:
-        def on(verb: str, *turns: Mapping[str, Any]) -> dict[str, Any]:
-            return {"prompt": rf"{verb} {word}\s*$", "turns": list(turns)}
-
-        call = {"tools": [{"shell": f"echo held {word}"}]}
-        return [
-            on("says", {"text": "Heard."}),
-            on("works", {"tools": [{"shell": f"echo did {word}"}]}, {"text": "Did it."}),
-            on("holds", call, {**call, "hold": word}, {"text": "Went on."}),
-            on("asks", {"tools": [self.asking(f"touch {word}")]}, {"text": "Asked."}),
-            on("retries", *self.failing(), {"text": "Recovered."}),
-            on("refused", {"error": {"status": 400, "message": "that is not possible"}, "times": 9}),
-            on("limited", {**self.limiting(), "times": 9}),
-        ]
-
-    def asking(self, command: str) -> dict[str, Any]:
-        """A call for which leave is asked."""
-        return {"shell": command}
-
-    def failing(self) -> list[dict[str, Any]]:
-        return [{"error": 529}]
-
-    def limiting(self) -> dict[str, Any]:
-        raise NotImplementedError
+    def _settle(self) -> None:
+        self.offline = Offline(self.program, self.hosted.root / "own", cwd=self.work, url=self.model.url, plan=self.plan)
+        self.args = self.offline.arguments(Mode(self.mode))
 
     def environment(self) -> Mapping[str, str]:
-        return {**super().environment(), "HOME": str(self.own / "h"), "TMPDIR": str(self.own / "t"), "TERM": "xterm-256color"}
+        return self.offline.environment
 
     def works(self, word: str) -> str:
         return f"works {word}"
@@ -376,6 +357,8 @@ class Real(Rig):
         return f"refused {word}"
 
     def limited(self, word: str) -> str | None:
+        self.plan = True
+        self._settle()
         return f"limited {word}"
 
     async def held(self, word: str) -> None:
@@ -385,9 +368,7 @@ class Real(Rig):
         self.model.release(word)
 
     def heard(self, text: str) -> int:
-        """In the conversation as the model has seen it last."""
-        asked = [request for request in self.model.requests if request.main]
-        return sum(part.count(text) for part in _texts_of_users(asked[-1].body)) if asked else 0
+        return heard(self.model.requests, text)
 
     def did(self, word: str) -> bool:
         return (self.work / word).exists()
@@ -396,71 +377,26 @@ class Real(Rig):
         return self.heard(text) == 1
 
 
-def _texts_of_users(body: Mapping[str, Any]) -> list[str]:
-    """What was said to the model; a message that joined a turn may come in the program's own words."""
-    found: list[str] = []
-    for message in body.get("messages") or body.get("input") or ():
-        content = message.get("content") if message.get("role") in ("user", "system") else None
-        blocks: Collection[Any] = [content] if isinstance(content, str) else content or ()
-        found += [block if isinstance(block, str) else block.get("text", "") for block in blocks]
-    return found
-
-
 class RealClaude(Real):
     """Claude Code, on its stream-json."""
 
-    mode = "stream"
-    args = ("--allowedTools", "Bash(echo:*)", "--permission-mode", "default")
-
-    def __init__(self, hosted: Hosted, model: MockModel) -> None:
-        super().__init__(hosted, model)
-        self.cli = real_program("claude")
-        self.plan = False  # whether it is paid by a plan, which has limits, rather than by key
-        seen = {
-            "hasCompletedOnboarding": True, "theme": "dark", "customApiKeyResponses": {"approved": ["test-key"]},
-            "projects": {str(self.work): {"hasTrustDialogAccepted": True}},
-        }  # fmt: skip
-        config = self.own / "h" / ".claude"
-        config.mkdir()
-        for place in (self.own / "h", config):
-            (place / ".claude.json").write_text(json.dumps(seen))
-
-    def limiting(self) -> dict[str, Any]:
-        headers = {
-            "anthropic-ratelimit-unified-status": "rejected",
-            "anthropic-ratelimit-unified-reset": str(int(time.time()) + LIMIT_SECONDS),
-            "anthropic-ratelimit-unified-representative-claim": "five_hour", "x-should-retry": "false",
-        }  # fmt: skip
-        return {"error": 429, "headers": headers}
-
-    def limited(self, word: str) -> str | None:
-        self.plan = True
-        return super().limited(word)
-
-    def environment(self) -> Mapping[str, str]:
-        paid = {"ANTHROPIC_API_KEY": "test-key"} if not self.plan else {"CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-test"}
-        return {
-            **super().environment(), **paid, "CLAUDE_CONFIG_DIR": str(self.own / "h" / ".claude"),
-            "CLAUDE_CODE_TMPDIR": str(self.own / "t"), "ANTHROPIC_BASE_URL": self.model.url, "CLAUDE_CODE_MAX_RETRIES": "1",
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1",
-        }  # fmt: skip
+    program, mode = "claude", "stream"
 
 
-class RealClaudeTerminal(RealClaude):
+class RealClaudeTerminal(Real):
     """Claude Code in its terminal."""
 
-    mode = "pty"
-    args = ("--allowedTools", "Bash(echo:*)", "--permission-mode", "manual")
+    program, mode = "claude", "pty"
     unsaid = frozenset({"retried", "limit's end"})
 
     def exits(self, word: str) -> tuple[str, int] | None:
         return "/exit", 0
 
 
-class RealClaudeOnce(RealClaude):
+class RealClaudeOnce(Real):
     """`claude -p`."""
 
-    mode = "once"
+    program, mode = "claude", "once"
     leaves, left = "term", 143
 
     def exits(self, word: str) -> tuple[str, int] | None:
@@ -470,53 +406,13 @@ class RealClaudeOnce(RealClaude):
 class RealCodex(Real):
     """Codex, by its app-server."""
 
-    mode = "app-server"
-
-    def __init__(self, hosted: Hosted, model: MockModel) -> None:
-        super().__init__(hosted, model)
-        self.cli = real_program("codex")
-        self.codex_home = self.own / "codex"
-        self.codex_home.mkdir()
-        (self.codex_home / "config.toml").write_text(f"""
-model = "gpt-5.5-codex"
-model_provider = "scripted"
-approval_policy = "on-request"
-sandbox_mode = "read-only"
-analytics.enabled = false
-[model_providers.scripted]
-name = "scripted"
-base_url = "{model.url}/v1"
-env_key = "SCRIPTED_KEY"
-wire_api = "responses"
-request_max_retries = 1
-stream_max_retries = 1
-[projects."{self.work}"]
-trust_level = "trusted"
-""")
-
-    def asking(self, command: str) -> dict[str, Any]:
-        return {"name": "exec_command", "input": {
-            "cmd": command, "sandbox_permissions": "require_escalated", "justification": "it must be",
-        }}  # fmt: skip
-
-    def failing(self) -> list[dict[str, Any]]:
-        return [{"text": "half of it", "disconnect": "midstream"}]  # a status is tried again without a word
-
-    def limiting(self) -> dict[str, Any]:
-        headers = {
-            "x-codex-primary-used-percent": "100.0", "x-codex-primary-window-minutes": "300",
-            "x-codex-primary-reset-at": str(int(time.time()) + LIMIT_SECONDS),
-        }  # fmt: skip
-        return {"error": {"status": 429, "type": "usage_limit_reached", "message": "limit"}, "headers": headers}
-
-    def environment(self) -> Mapping[str, str]:
-        return {**super().environment(), "CODEX_HOME": str(self.codex_home), "SCRIPTED_KEY": "test-key"}
+    program, mode = "codex", "app-server"
 
 
-class RealCodexTerminal(RealCodex):
+class RealCodexTerminal(Real):
     """Codex in its terminal."""
 
-    mode = "pty"
+    program, mode = "codex", "pty"
     tells_tools = False
     unsaid = frozenset({"retried", "limit's end"})
     when_limited = ("limit", State.BLOCKED)  # it asks which model to go on with
@@ -525,11 +421,10 @@ class RealCodexTerminal(RealCodex):
         return "/quit", 0
 
 
-class RealCodexOnce(RealCodex):
+class RealCodexOnce(Real):
     """`codex exec`."""
 
-    mode = "once"
-    args = ("--skip-git-repo-check",)
+    program, mode = "codex", "once"
     leaves, left = "term", 15
 
     def exits(self, word: str) -> tuple[str, int] | None:

@@ -69,8 +69,13 @@ class Office:
             sys.executable, "-m", "harness", *words, cwd=self.work, env=self.environment, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            output, errors = await process.communicate()
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                output, errors = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         assert process.returncode == 0, errors.decode() + output.decode()
         return output.decode()
 

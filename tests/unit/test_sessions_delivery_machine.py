@@ -7,7 +7,7 @@ two of them does; the client is the real one. The agent is a model that remember
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -211,12 +211,19 @@ class Delivery(RuleBasedStateMachine):
     # The clients'
 
     @rule(
-        placing=st.sampled_from([Placing.QUEUE, Placing.QUEUE, Placing.STEER, Placing.INTERRUPT]),
+        placing=st.sampled_from([*[Placing.QUEUE] * 4, Placing.STEER, Placing.INTERRUPT]),
         ttl=st.sampled_from([5.0, 60.0, 3600.0]),
         forced=st.sampled_from([False, False, False, True]),
+        count=st.integers(1, 3),
         seen=st.booleans(),
     )
-    def send(self, placing: Placing, ttl: float, forced: bool, seen: bool) -> None:
+    def send(self, placing: Placing, ttl: float, forced: bool, count: int, seen: bool) -> None:
+        for _ in range(count):
+            self.send_one(placing, ttl, forced=forced)
+        if seen and self.host is not None:
+            self.run(self.host.recorder.catch_up())
+
+    def send_one(self, placing: Placing = Placing.QUEUE, ttl: float = 20.0, *, forced: bool = False) -> None:
         try:
             id_ = self.run(self.sessions.send(self.keys[-1], "text", placing=placing, ttl_seconds=ttl, forced=forced))
         except NotFound:
@@ -228,15 +235,13 @@ class Delivery(RuleBasedStateMachine):
         self.order.append(id_)
         if placing is Placing.QUEUE and not forced:
             self.ordinary.add(id_)
-        if seen and self.host is not None:
-            self.run(self.host.recorder.catch_up())
 
     @precondition(lambda self: self.host)
     @rule()
     def fill(self) -> None:
         """Until one more is refused, which is when 64 wait."""
         while self.queued(self.keys[-1]) < facts.INBOX_LIMIT:
-            self.send(Placing.QUEUE, 20.0, False, False)
+            self.send_one()
         with pytest.raises(InboxFull, match="64 pending"):
             self.run(self.sessions.send(self.keys[-1], "text"))
 
@@ -378,3 +383,85 @@ TestDelivery = Delivery.TestCase
 TestDelivery.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )  # fmt: skip
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+class TestDeliveryForLong(Delivery.TestCase):
+    """The same, for as long as it takes to find what is rare."""
+
+    settings = settings(max_examples=3000, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+# What is rare, by hand
+
+
+@pytest.fixture
+def delivery() -> Iterator[Delivery]:
+    """A run at its prompt; all that must be true is looked at in the end."""
+    made = Delivery()
+    made.start(False)
+    yield made
+    made.places_are_counted()
+    made.what_is_on_record_is_true()
+    made.teardown()
+
+
+def test_two_runs_that_continue_the_same_one_do_not_both_send_what_it_had_not(delivery: Delivery) -> None:
+    """The first takes the messages over; the second finds that done."""
+    delivery.send_one()
+    first = delivery.keys[-1]
+    delivery.crash()
+
+    for _ in range(2):
+        delivery.run(delivery.claim(first))
+        delivery.all_goes_well(1, True)
+        delivery.crash()
+
+    assert len(delivery.agent.heard) == 1
+
+
+def test_what_may_have_arrived_is_not_sent_again(delivery: Delivery) -> None:
+    """It was written when the host died, and nobody can tell whether the agent has it."""
+    delivery.send_one()
+    delivery.all_goes_well(1, False)
+    delivery.crash()
+
+    delivery.run(delivery.claim(delivery.keys[-1]))
+
+    assert [message.status for message in delivery.look(delivery.keys[-2]).messages.values()] == [MessageStatus.UNKNOWN]
+    assert delivery.look(delivery.keys[-1]).messages == {}
+
+
+def test_what_the_agent_has_does_not_expire(delivery: Delivery) -> None:
+    """Its time is for waiting; what is written cannot be taken back by a clock."""
+    delivery.send_one(ttl=5.0)
+    delivery.all_goes_well(1, False)
+
+    delivery.time_passes(10.0, True)
+
+    assert [message.status for message in delivery.look(delivery.keys[-1]).messages.values()] == [MessageStatus.WRITTEN]
+
+
+def test_a_message_whose_time_is_over_is_not_carried_over(delivery: Delivery) -> None:
+    """Its sender was told how long it would wait; a run that continues this one does not send it later."""
+    delivery.send_one(ttl=5.0)
+    delivery.crash()
+    delivery.time_passes(10.0, False)
+
+    delivery.run(delivery.claim(delivery.keys[-1]))
+
+    assert delivery.look(delivery.keys[-1]).messages == {}
+
+
+def test_a_run_that_dies_before_it_has_sent_anything_hands_everything_on(delivery: Delivery) -> None:
+    """Three runs after one another; the messages are those of the first, in their order."""
+    for _ in range(3):
+        delivery.send_one(ttl=600.0)
+    for _ in range(2):
+        delivery.crash()
+        delivery.run(delivery.claim(delivery.keys[-1]))
+
+    delivery.all_goes_well(3, True)
+
+    assert delivery.agent.heard == delivery.order

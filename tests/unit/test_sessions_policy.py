@@ -47,6 +47,12 @@ def test_codex_and_claude_name_their_subjects_differently() -> None:
     assert judge(rules(allow=("Write(src/*)",)), "Write", {"file_path": "/etc/x", "content": "src/"})[0] == "ask"
 
 
+def test_a_path_is_judged_by_where_it_leads() -> None:
+    """A way round through `..` is neither below what is allowed nor hidden from what is denied."""
+    assert judge(rules(allow=("Write(src/*)",)), "Write", {"file_path": "src/../../etc/passwd"})[0] == "ask"
+    assert judge(rules(deny=("Read(/etc/*)",)), "Read", {"file_path": "/tmp/../etc/passwd"})[0] == "deny"
+
+
 @pytest.mark.parametrize("given", [{"allow": ("Bash(",)}, {"deny": ("",)}, {"deadline_seconds": -1.0}])
 def test_a_rule_that_could_never_match_is_refused(given: dict[str, object]) -> None:
     """A misspelt rule is an error where it is written, not a hole at night."""

@@ -100,7 +100,7 @@ def test_a_disagreement_is_said_once() -> None:
 
 def test_sources_that_notice_the_same_one_after_the_other_do_not_disagree() -> None:
     """A screen is painted a moment after the hook: that is no event."""
-    made = board((said(State.BUSY, Source.HOOK), NOW), (said(State.PROMPT, Source.SCREEN), NOW - 5 * DISPUTED_US))
+    made = board((said(State.PROMPT, Source.SCREEN), NOW - 5 * DISPUTED_US), (said(State.BUSY, Source.HOOK), NOW))
 
     assert made.settle(NOW + DISPUTED_US - 1)[1] == []
     assert made.next_us(NOW + 1) == NOW + DISPUTED_US
@@ -140,6 +140,19 @@ def test_a_limit_ends_by_itself() -> None:
     assert (limited.state, limited.until_us) == (State.LIMITED, NOW + 500)
     assert after is not None
     assert (after.state, after.source) == (State.PROMPT, Source.PROTOCOL)
+
+
+def test_a_clock_that_is_set_back_holds_no_state_for_ever() -> None:
+    """What a later source says after the clock went back an hour is later all the same, and prevails in its time."""
+    made = board((said(State.BUSY, Source.HOOK), NOW))
+    made.settle(NOW)
+    back = NOW - 3_600_000_000
+
+    made.take(said(State.PROMPT, Source.SCREEN), back)
+    made.settle(back)
+    made.settle(back + OUTLIVES_US)
+
+    assert (made.state.state, made.state.source) == (State.PROMPT, Source.SCREEN)
 
 
 readings = st.builds(

@@ -16,11 +16,16 @@ _GRACE_SECONDS = 1.0
 
 
 def session_gone(store: Store, session: Session) -> bool:
-    """Whether neither the guard nor the host of a session runs."""
+    """Whether neither the guard nor the host of a session runs.
+
+    From within a sandbox they are not to be seen. There the host alone counts, by what it holds; its guard ends by itself.
+    """
     claimed = session.claimed
     if claimed is None:
         return True
     shared = is_address(store.location)
+    if ids.hidden(claimed.machine):
+        return ids.let_go(claimed.folder, session.key)
     processes = ((session.guard_pid, session.guard_started), (claimed.host_pid, claimed.host_started))
     return all(ids.process_gone(claimed.machine, pid, started, shared=shared) for pid, started in processes)
 

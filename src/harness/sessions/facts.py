@@ -141,7 +141,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mode: Mode
     argv: tuple[str, ...]
     cwd: str
-    machine: str  # host name and boot id: pids mean nothing elsewhere
+    machine: str  # as in `ids.machine`: pids mean nothing elsewhere
     guard_pid: int
     guard_started: int  # as in `processes.Identity`
     host_pid: int
@@ -155,6 +155,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tmux: str = ""  # the window that shows it
     worktree: str = ""
     branch: str = ""
+    folder: str = ""  # which its host holds while it lives, as in `ids.let_go`
     follows: str = ""  # key of the run that this one continues
     vendor_session: str = ""  # that it continues
     port: int = 0  # of its own web door, if it has one

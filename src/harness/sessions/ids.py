@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 from dataclasses import dataclass
@@ -62,12 +64,22 @@ def is_key(text: str) -> bool:
 
 @cache
 def machine() -> str:
-    """This machine since it was started: pids of another one, or from before, mean nothing here."""
-    try:
+    """This machine since it was started, and our view of it: pids of another one, or from before, mean nothing here.
+
+    A sandbox or a container has a view of its own, in which the processes outside are not to be seen.
+    """
+    boot = view = ""
+    with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        boot = ""
-    return f"{os.uname().nodename}/{boot}"
+    with contextlib.suppress(OSError):
+        view = str(Path("/proc/self/ns/pid").stat().st_ino)
+    return f"{os.uname().nodename}/{boot}/{view}"
+
+
+def hidden(where: str) -> bool:
+    """Whether processes of `where` run on this machine since its last start, but in a view that is not ours."""
+    boot = machine().split("/")[1]
+    return where != machine() and bool(boot) and boot in where.split("/")[1:]
 
 
 def process_gone(where: str, pid: int, started: int, *, shared: bool) -> bool:
@@ -81,6 +93,8 @@ def process_gone(where: str, pid: int, started: int, *, shared: bool) -> bool:
     here = machine()
     if where == here:
         return not Identity(pid=pid, started=started).alive()
+    if hidden(where):
+        return False
     return not shared and where.partition("/")[0] == here.partition("/")[0]
 
 
@@ -150,6 +164,12 @@ class Folder:
         write_private(current / "key", self.key)
         return current
 
+    def hold(self) -> int:
+        """Hold the folder until this process ends, which others can see wherever they are; see `let_go`. Gives a descriptor."""
+        descriptor = os.open(self.current / "key", os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # who only looks has it for a moment
+        return descriptor
+
     def _earlier(self, current: Path) -> str:
         try:
             key = (current / "key").read_text(encoding="ascii")
@@ -158,6 +178,18 @@ class Folder:
         if not is_key(key) or (current.parent / key).exists():
             return f"{id_of(self.key)}@{os.urandom(4).hex()}"
         return key
+
+
+def let_go(folder: str, key: str) -> bool:
+    """Whether this run's host no longer holds its folder; False where that cannot be seen."""
+    try:
+        with (Path(folder) / "key").open(encoding="ascii") as file:
+            if file.read() != key:
+                return False
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def write_private(path: Path, text: str) -> None:

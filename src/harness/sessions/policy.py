@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from posixpath import normpath
 from typing import Any, Literal, cast
 
 import msgspec
@@ -18,6 +19,7 @@ from harness.errors import UsageError
 Verdict = Literal["allow", "deny", "ask"]
 _RULE = re.compile(r"([A-Za-z0-9_.:*-]+)(?:\((.*)\))?", re.DOTALL)
 _SUBJECTS = ("command", "cmd", "file_path", "path", "url", "pattern", "query", "skill")
+_PATHS = frozenset({"file_path", "path"})  # judged by where they lead: src/../../etc is not below src
 _CHAINS = re.compile(r"[;&|`\n<>]|\$\(")
 
 
@@ -56,7 +58,7 @@ def _subject(arguments: object) -> str:
     for name in _SUBJECTS:
         value = given.get(name)
         if isinstance(value, str):
-            return value
+            return normpath(value) if value and name in _PATHS else value
         if isinstance(value, list):
             return " ".join(str(part) for part in cast("list[object]", value))
     return ""

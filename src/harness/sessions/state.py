@@ -72,8 +72,8 @@ class Board:
 
     def _follow_clock(self, now_us: int) -> None:
         """A clock that was set back makes nothing that was seen before lie ahead: a later source would never be later."""
-        back = self._now_us - now_us
-        if back > 0:
+        back = self._now_us - now_us + 1  # what is said now is later
+        if back > 1:
             self._held = {
                 source: msgspec.structs.replace(held, since_us=held.since_us - back, seen_us=held.seen_us - back)
                 for source, held in self._held.items()

@@ -23,7 +23,8 @@ _DDL = """CREATE TABLE IF NOT EXISTS sessions (
     state_source TEXT NOT NULL, state_confidence DOUBLE PRECISION NOT NULL, state_us BIGINT NOT NULL, until_us BIGINT,
     vendor_session TEXT NOT NULL, model TEXT NOT NULL, turns BIGINT NOT NULL, input_tokens BIGINT NOT NULL,
     output_tokens BIGINT NOT NULL, cost_usd DOUBLE PRECISION, last_us BIGINT NOT NULL, exit_code BIGINT, exit_signal BIGINT,
-    exit_reason TEXT, exited_us BIGINT, attended BIGINT NOT NULL, tmux TEXT NOT NULL, cwd TEXT NOT NULL, port BIGINT NOT NULL)"""
+    exit_reason TEXT, exited_us BIGINT, attended BIGINT NOT NULL, tmux TEXT NOT NULL, cwd TEXT NOT NULL,
+    port BIGINT NOT NULL)"""
 
 _INSERT = f"INSERT INTO sessions ({', '.join(COLUMNS)}) VALUES ({','.join('?' * len(COLUMNS))}) ON CONFLICT (key) DO NOTHING"
 _STATE = """UPDATE sessions SET state = ?, state_detail = ?, state_source = ?, state_confidence = ?, state_us = ?, until_us = ?,

@@ -224,7 +224,7 @@ class Host:
         self._wake.set()
 
     def _pulse(self) -> None:
-        """Progress is no event; a file says when it was and whether a tool runs, for whoever watches. Once in a while is enough."""
+        """Progress is no event: a file says when it was and whether a tool runs, for whoever watches, now and then."""
         at, in_tool = self.digest.last_progress_us, self.digest.in_tool
         if at - self._pulsed[0] >= _PULSE_US or in_tool is not self._pulsed[1]:
             self._pulsed = (at, in_tool)

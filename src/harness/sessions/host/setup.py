@@ -103,13 +103,15 @@ class Setup:
             machine=ids.machine(), guard_pid=guard_pid, guard_started=Identity.of(guard_pid).started, host_pid=os.getpid(),
             host_started=Identity.of(os.getpid()).started, repo=request.repo, description=request.description,
             meta=request.meta, limits=self.limits, inbox_ttl_seconds=request.inbox_ttl_seconds, attended=request.attended,
-            tmux=request.tmux, worktree=request.worktree, branch=request.branch, follows=request.follows,
+            tmux=request.tmux, worktree=request.worktree, branch=request.branch, folder=str(self.folder.current),
+            follows=request.follows,
             vendor_session=self.plan.vendor_session, port=request.port,
         )  # fmt: skip
 
     def prepare(self) -> None:
         """Make the folder and its files. Only for who holds the id."""
         self.folder.take()
+        self.folder.hold()
         Bell(self.folder.bell).hang()
         note_size(self.folder, self.size)
         request = self.request
@@ -187,7 +189,8 @@ class Setup:
     def complain(self, error: BaseException) -> None:
         """Write an error that nobody can be told to the host's own log."""
         try:
-            with (self.folder.path / "host.log").open("a", encoding="utf-8") as file:
+            descriptor = os.open(self.folder.path / "host.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "a", encoding="utf-8") as file:
                 traceback.print_exception(error, file=file)
         except OSError:
             print(error, file=sys.stderr)
