@@ -1,4 +1,4 @@
-"""A host whose agent, ledger, guard or starter misbehaves: nothing is lost, nobody else's is given away, and a stop is a stop."""
+"""A host whose agent, ledger, guard or starter misbehaves: nothing is lost or given away, and a stop is a stop."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ async def test_answers_that_the_agent_does_not_read_hold_nothing_up(hosted: Host
     """Policy decides more than its pipe can hold; a stop is seen all the same."""
     script = f"init('{VENDOR}1'); state('running'); [ask(number, 8000) for number in range(60)]; time.sleep(1000)"
     agent = await speaks(hosted, script, approvals={"allow": ["Bash"], "deadline_seconds": 30.0})
-    await hosted.until(agent, facts.APPROVAL_DECIDED)
+    seen = 0
+    for _ in range(8):  # answers have the size of what was asked, so that by now one of them is stuck
+        seen = (await hosted.until(agent, facts.APPROVAL_REQUESTED, after=seen)).seq
 
     await hosted.sessions.stop(agent.key, by="test", timeout_seconds=4)
     ended = await hosted.ended(agent)
@@ -116,8 +118,8 @@ def test_a_receipt_that_is_overdue_makes_nobody_look_all_the_time(tmp_path: Path
             id="m", text="", status=MessageStatus.WRITTEN, placing=facts.Placing.QUEUE, origin=facts.Origin(), queued_us=0,
             expires_us=0,
         )  # fmt: skip
-        host._delivering = delivering  # noqa: SLF001 - how long it rests is nothing that could be seen from outside
-        return host._rest_seconds()  # noqa: SLF001
+        host._delivering = delivering
+        return host._rest_seconds()
 
     assert asyncio.run(rest(delivering=True, state=State.PROMPT)) > 1
     assert asyncio.run(rest(delivering=False, state=State.BUSY)) > 1
@@ -160,7 +162,7 @@ async def test_a_host_that_died_before_its_claim_gives_away_nobodys_id(hosted: H
     first = await hosted.launch("sleep", "1000", mode="once", id="w1")
     with gate_held(hosted.database) as leave:
         second = asyncio.create_task(hosted.launch("sleep", "1000", mode="once", id="w1"))
-        host = await _host_of("w1", other_than=first.host_pid)
+        host = await _host_of(hosted.database, other_than=first.host_pid)
         os.kill(host, signal.SIGKILL)
         leave()
         with pytest.raises(HarnessError, match="ended before it had registered"):
@@ -171,22 +173,20 @@ async def test_a_host_that_died_before_its_claim_gives_away_nobodys_id(hosted: H
         await hosted.launch("sleep", "1000", mode="once", id="w1")
 
 
-async def _host_of(name: str, *, other_than: int) -> int:
-    """The host that gets ready for a session of this name and has opened the ledger."""
+async def _host_of(database: str, *, other_than: int) -> int:
+    """A host that has this ledger open and is about to claim a session."""
     async with asyncio.timeout(30):
         while True:
             for folder in Path("/proc").iterdir():
-                if folder.name.isdigit() and int(folder.name) != other_than and _waits(folder, name):
+                if folder.name.isdigit() and int(folder.name) not in (other_than, os.getpid()) and _holds(folder, database):
                     return int(folder.name)
             await asyncio.sleep(0.01)
 
 
-def _waits(folder: Path, name: str) -> bool:
+def _holds(folder: Path, database: str) -> bool:
     try:
-        words = (folder / "cmdline").read_bytes().split(b"\0")
-        if words[-3:] != [b"harness.sessions.guard", name.encode(), b""]:
-            return False
-        return any(str(each.readlink()).endswith("harness.db-gate") for each in (folder / "fd").iterdir())
+        guards = b"harness.sessions.guard" in (folder / "cmdline").read_bytes()
+        return guards and any(str(each.readlink()) == f"{database}-gate" for each in (folder / "fd").iterdir())
     except OSError:
         return False
 
@@ -255,19 +255,18 @@ if {way!r} != "exit": time.sleep(1000)
 
 async def test_an_interrupted_start_leaves_nothing(hosted: Hosted) -> None:
     """Ctrl-C before the session is registered ends what has been started: nobody would know of it."""
-    await hosted.launch("sleep", "1000", mode="once", id="other")
+    other = await hosted.launch("sleep", "1000", mode="once", id="other")
     with gate_held(hosted.database):
         words = (sys.executable, "-m", "harness", "run", "sleep", "--id", "w1", "--mode", "once", "--detach", "--", "1000")
         environment = {**os.environ, "HARNESS_HOME": str(hosted.home), "PYTHONPATH": str(Path(facts.__file__).parents[2])}
         started = subprocess.Popen(words, env=environment, cwd=hosted.root, stdout=subprocess.DEVNULL)
-        host = Identity.of(await _host_of("w1", other_than=0))
+        host = Identity.of(await _host_of(hosted.database, other_than=other.host_pid))
         started.send_signal(signal.SIGINT)
         code = await asyncio.to_thread(started.wait, hosted.PATIENCE_SECONDS)
         assert not host.alive()
 
     assert code == 130
     assert [row.id for row in await hosted.sessions.list()] == ["other"]
-    assert find("session/w1") == []
 
 
 # -- the ledger
@@ -326,7 +325,7 @@ def test_a_report_that_makes_no_sense_costs_the_others_nothing() -> None:
     digest = Digest(Session(key="w1@0f3a9c21"), price=lambda _usage: None)
     good = facts.Noted(kind="test", text="good")
     broken = facts.Identified(vendor_session=7)  # type: ignore[arg-type]
-    digest._session.claimed = object()  # type: ignore[assignment]  # noqa: SLF001 - what breaks it does not matter
+    digest._session.claimed = object()  # type: ignore[assignment]
 
     drafts, _ = digest.take([good, broken, good], 1)
 

@@ -16,10 +16,12 @@ from tests.terminal_running import PATIENCE_SECONDS, Running
 from harness.errors import NotFound, ProcessError, UsageError
 from harness.processes import Exit, LogReader, RotatingLog, Size
 from harness.sessions import facts
-from harness.sessions.facts import MessageStatus, Placing, Source, State
+from harness.sessions.dialects.screens import load_rules
+from harness.sessions.facts import Placing, Source, State
 from harness.sessions.reports import ApprovalAsked, ApprovalSettled, Decision, Progress, Reading, Receipt
 from harness.sessions.transports import process_table
 from harness.sessions.transports.profiles import CLAUDE, CODEX, PLAIN, TerminalProfile, profile_of
+from harness.sessions.transports.screen_watch import ScreenWatch
 from harness.sessions.transports.terminal import TerminalSpec, TerminalTransport
 
 PROGRAM = Path(__file__).with_name("terminal_program.py")
@@ -495,6 +497,19 @@ async def test_a_dialog_that_a_person_answered_is_settled(agent: Run) -> None:
     assert [each["key"] for each in program.journal() if "key" in each] == ["n"]
 
 
+async def test_a_dialog_that_has_just_gone_is_not_answered(agent: Run) -> None:
+    """It is read again right before the key is typed, which would be a letter of a message now."""
+    program = await agent("--asks")
+    await program.prompt(Source.SCREEN)
+    await program.send("do it")
+    await program.until(lambda: program.all(ApprovalAsked))
+
+    program.transport.keys(b"n")
+    await program.until(lambda: {"key": "n"} in program.journal())
+    with pytest.raises(NotFound):
+        await program.transport.decide(program.all(ApprovalAsked)[0].request, Decision(allow=True))
+
+
 async def test_a_status_is_asked_for_and_believed(agent: Run) -> None:
     """The question is answered, and what the program says of itself is a protocol's word."""
     program = await agent("--status", "--works", "0.5")
@@ -585,6 +600,25 @@ async def test_a_flood_on_the_screen_is_survived(run: Run, agent: Run, tmp_path:
     assert reading.confidence == 0.85
 
 
+async def test_the_end_of_a_flood_is_seen_and_not_quite_believed(tmp_path: Path) -> None:
+    """What stood there before it is lost, so that nobody is sure before all is painted anew."""
+    (tmp_path / "screens").mkdir()
+    (tmp_path / "screens" / "fake.toml").write_text(RULES)
+    watch = ScreenWatch(load_rules("fake", tmp_path), Size(columns=40, rows=6), lambda _look: None)
+    box = f"\x1b[3;1H{'─' * 40}\x1b[4;1H\u276f text\x1b[5;1H{'─' * 40}\x1b[4;7H".encode()
+    try:
+        watch.feed(b"\x1b[1;1Hflood" * 30_000 + box)
+        half = await watch.look()
+        watch.feed(b"\x1b[2J" + box)
+        whole = await watch.look()
+    finally:
+        watch.close()
+
+    assert [look.reading.state for look in (half, whole)] == [State.PROMPT, State.PROMPT]
+    assert half.reading.confidence == 0.3
+    assert whole.reading.confidence == 0.85
+
+
 async def test_a_probe_makes_it_paint(agent: Run) -> None:
     """A living program answers a window that changes its size; this one is asked at least."""
     program = await agent()
@@ -603,4 +637,3 @@ def test_profiles_are_found_by_name(tmp_path: Path) -> None:
     assert profile_of("gemini", tmp_path).rules == "gemini"
     assert profile_of("gemini").rules == profile_of("bash").rules
     assert profile_of("shell").rules == profile_of("bash").rules
-    assert MessageStatus.ACCEPTED == "accepted"

@@ -111,8 +111,9 @@ class Office:
         ]
         helper = [{"tools": [{"read": str(self.work / "TASK.md")}]}, {"tools": [report]}, {"text": "REPORT.md is written."}]
         send = "harness send --id lead --no-wait --inbox-ttl 1h 'T-7 is done'"
-        asked = {"cmd": send, "sandbox_permissions": "require_escalated", "justification": "the answer"}
-        answer = {"name": "exec_command", "input": asked} if program == "codex" else {"shell": send}
+        outside = {"cmd": send, "sandbox_permissions": "require_escalated", "justification": "the answer"}
+        answer = {"name": "exec_command", "input": outside} if program == "codex" else {"shell": send}
+        look = {"tools": [{"shell": "harness status"}]}  # Codex does it in its sandbox, which must not take us for dead
         self.model.load({"scenarios": {
             "lead": {"rules": [
                 {"prompt": "Delegate T-7", "turns": lead},
@@ -120,7 +121,7 @@ class Office:
             ]},
             "helper": {"rules": [
                 {"prompt": "Read TASK.md", "turns": helper},
-                {"prompt": "If you have checked it", "turns": [{"tools": [answer]}, {"text": "Told."}]},
+                {"prompt": "If you have checked it", "turns": [look, {"tools": [answer]}, {"text": "Told."}]},
             ]},
         }})  # fmt: skip
 
@@ -246,7 +247,7 @@ async def test_it_works_the_same_at_terminals(office: Office) -> None:
 
 @pytest.mark.skipif(not real_program("codex"), reason="codex is missing: install it, or name it in HARNESS_TEST_CODEX")
 async def test_a_claude_gives_work_to_a_codex(office: Office) -> None:
-    """The same words start the other program; its server takes the task, the message, and asks leave to answer."""
+    """The same words start the other program; it asks leave to answer from outside its sandbox, and may look from within it."""
     provider = f'{{name="scripted",base_url="{office.model.base("helper")}/v1",env_key="SCRIPTED_KEY",wire_api="responses"}}'
     wanted = (f"model_providers.scripted={provider}", "model_provider=scripted", "analytics.enabled=false")
     given = [word for each in wanted for word in ("-c", each)]

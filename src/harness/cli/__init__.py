@@ -68,20 +68,39 @@ def _must_be_text(words: Sequence[str]) -> None:
 def _dispatch(words: list[str]) -> int:
     from harness.cli import lean
 
-    if words[:1] == ["run"] and not {"-h", "--help"} & set(words[1 : words.index("--") if "--" in words else None]):
-        from harness.cli import agent_words
-
-        asked = agent_words.read(words[1:])
-        if asked is not None:
-            from harness.cli.agent_run import run as run_agent
-
-            return run_agent(asked)
+    after_run = _after_run(words)
+    if after_run is not None and not {"-h", "--help"} & set(after_run[: after_run.index("--") if "--" in after_run else None]):
+        code = _run_agent(after_run)
+        if code is not None:
+            return code
     request = lean.parse(words)
     if request is not None:
         return lean.start(request)
     from harness.cli.app import run
 
     return run(words)
+
+
+def _after_run(words: list[str]) -> list[str] | None:
+    """What stands behind `run`, and the home if it is named before; None for another command."""
+    home = 0 if not words or not words[0].startswith("--home") else 1 if "=" in words[0] else 2
+    return [*words[:home], *words[home + 1 :]] if words[home : home + 1] == ["run"] else None
+
+
+def _run_agent(words: list[str]) -> int | None:
+    """The exit code; None if no agent is named."""
+    from harness.cli import agent_words
+    from harness.errors import UsageError
+
+    try:
+        asked = agent_words.read(words)
+        if asked is None:
+            return None
+        from harness.cli.agent_run import run as run_agent
+
+        return run_agent(asked)
+    except UsageError as error:
+        raise UsageError(f"{str(error).rstrip('.')}. Try: harness run --help") from error
 
 
 def _fail(message: str, code: int) -> int:

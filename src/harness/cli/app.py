@@ -29,7 +29,7 @@ class Entry:
 COMMANDS = {
     "demo": Entry(section="Start", module="demo", help="Break a service and watch it heal, in a temporary home."),
     "init": Entry(section="Start", module="init", help="Write a commented harness.toml for this project."),
-    "run": Entry(section="Start", module="processes", help="Start and watch what this project declares."),
+    "run": Entry(section="Start", module="processes", help="Start an agent program, or what this project declares."),
     "services": Entry(section="Look and act", module="services", help="List, start, stop, restart services; read their logs."),
     "checks": Entry(section="Look and act", module="checks", help="List, run, add and silence checks."),
     "tickets": Entry(section="Look and act", module="tickets", help="List, create, note, close, approve and deny tickets."),

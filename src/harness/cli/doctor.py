@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli.app import App
+from harness.cli.findings import Finding, show
 from harness.cli.opening import execute, settings_of
 from harness.cli.options import Home, Json
-from harness.cli.output import json_line, line, plain
 from harness.cli.preflight import problems
 from harness.errors import HarnessError, StoreUnavailable
 
@@ -37,31 +36,30 @@ _PARTS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing looked at. `state` is ok, missing (something works without it) or broken."""
-
-    name: str
-    state: str
-    detail: str
-
-
 @app.command()
-def doctor(as_json: Json = False, home: Home = None) -> None:
-    """Check this machine and this home. Ends with 1 if something is broken.
+def doctor(
+    agents: Annotated[
+        bool, typer.Option("--agents", help="Instead, say which agent programs are installed and what they can do.")
+    ] = False,
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """Check this machine, this home and its sessions. Ends with 1 if something is broken.
+
+    With --agents it asks Claude Code and Codex for their versions, their help and the schema of their protocol. No agent
+    is started, no model is asked, and nothing of the user's is touched.
 
     \b
     Examples:
       harness doctor
       harness doctor --json
+      harness doctor --agents
     """
-    findings = [*_machine(), *_parts(), *_home(home)]
-    if as_json:
-        json_line(findings)
-    else:
-        for each in findings:
-            line(plain(f"{each.state:<8} {each.name:<20} {each.detail}"))
-    raise typer.Exit(1 if any(each.state == "broken" for each in findings) else 0)
+    from harness.cli import doctor_sessions
+
+    if agents:
+        raise typer.Exit(doctor_sessions.agents(as_json))
+    raise typer.Exit(show([*_machine(), *_parts(), doctor_sessions.tmux(), *_home(home)], as_json=as_json))
 
 
 def _machine() -> Iterable[Finding]:
@@ -88,6 +86,8 @@ def _parts() -> Iterable[Finding]:
 
 
 def _home(home: Path | None) -> Iterable[Finding]:
+    from harness.cli import doctor_sessions
+
     try:
         settings = settings_of(home)
         wrong = list(problems(settings))
@@ -108,6 +108,7 @@ def _home(home: Path | None) -> Iterable[Finding]:
         state="ok" if private else "broken",
         detail=f"{settings.home} has mode {mode:04o}{'' if private else ', others may read it: chmod 700'}",
     )
+    yield from doctor_sessions.files(settings)
     yield from _ledger(settings)
 
 
@@ -135,6 +136,7 @@ def _ledger(settings: Settings) -> Iterable[Finding]:
 
 
 async def _inside(settings: Settings) -> list[Finding]:
+    from harness.cli import doctor_sessions
     from harness.ledger import open_store
     from harness.recovery.monitor import monitor_alive
     from harness.web import overview
@@ -143,6 +145,7 @@ async def _inside(settings: Settings) -> list[Finding]:
         heads = await store.heads()
         supervised, watched = await overview.supervised(store), await monitor_alive(store)
         behind = await _behind(store)
+        sessions = await doctor_sessions.sessions(store, settings)
     return [
         Finding(name="ledger", state="ok", detail=f"{sum(head.seq for head in heads)} events in {len(heads)} streams"),
         *behind,
@@ -154,6 +157,7 @@ async def _inside(settings: Settings) -> list[Finding]:
         Finding(
             name="monitor", state="ok" if watched else "missing", detail="looks" if watched else "has not looked for a while"
         ),
+        *sessions,
     ]
 
 

@@ -25,15 +25,43 @@ def run(
     demo: Annotated[bool, typer.Option("--demo", hidden=True)] = False,
     home: Home = None,
 ) -> None:
-    """Start what this project declares, watch it and heal it: services, monitor, agent and web door.
+    """Start an agent program (`harness run AGENT …`), or, if none is named, what this project declares.
 
-    Without a harness.toml that is the demo's rate limiter on 8001 and its two checks. One merged log; Ctrl-C or
-    SIGTERM end everything within the services' stop timeouts, a second one at once.
+    What it declares is watched and healed: services, monitor, agent and web door. Without a harness.toml that is the demo's
+    rate limiter on 8001 and its two checks. One merged log; Ctrl-C or SIGTERM end everything within the services' stop
+    timeouts, a second one at once.
+
+    An agent is claude, codex or any command. It is shown here, and goes on if this terminal does not; the exit code is the
+    agent's. Options of ours stand before or after its name, others are the agent's, and so is all that follows `--`:
+
+    \b
+      --id ID                     what the session is called; a random name without it
+      --detach                    leave it in the background; prints one JSON line
+      --tmux [NAME]               the same, shown in a window of tmux
+      --watch                     look after it from here; 3: escalated to a person
+        --preset impl|plan|gate   8m and 1 resume, 3m and 2, or 15m and none
+        --stall-after TIME        such as 90s, 8m or 1h
+        --max-resumes N
+      --watch PATH, --watch-file PATH
+                                  tell it when this file changes
+      --context TEXT              its first message
+      --mode pty|stream|app-server|once
+                                  how it is talked to; the most structured way without it
+      --resume ID                 continue a session of ours, or one of the program's own
+      --worktree [BRANCH]         in a git worktree of its own
+      --description TEXT, --meta JSON
+      --max-turns N, --max-budget-usd N, --max-wall TIME
+      --inbox-ttl TIME            how long a message waits for it (120s)
+      --timeout TIME              how long the start may take
+      --port N [--host NAME]      a web door for this session
 
     \b
     Examples:
       harness run
       harness run --no-service -q
+      harness run claude
+      harness run codex --id w1 --detach --context "read TASK.md and do what it says"
+      harness run claude --id w2 --watch --preset impl --tmux
     """
     flags = {"no-service": no_service, "quiet": quiet, "demo": demo}
     _start("run", {"port": port, "home": home}, flags)

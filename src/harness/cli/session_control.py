@@ -14,7 +14,21 @@ from harness.cli.app import App
 from harness.cli.opening import execute
 from harness.cli.options import Home, Json
 from harness.cli.output import json_line, line, note, plain
-from harness.cli.session_words import TIMED_OUT, Id, Program, Reason, Repo, Timeout, asker, chosen, opened, seconds
+from harness.cli.session_words import (
+    NAMED,
+    TIMED_OUT,
+    Id,
+    Name,
+    Program,
+    Reason,
+    Repo,
+    Timeout,
+    asker,
+    chosen,
+    complete_id,
+    opened,
+    seconds,
+)
 from harness.errors import PolicyDenied, UsageError
 from harness.sessions.client import Until
 
@@ -28,7 +42,6 @@ _STOP_SECONDS = 30.0
 _SLACK_SECONDS = 1.0  # after a stop's budget, for its end to be recorded
 
 Request = Annotated[str, typer.Argument(metavar="REQUEST", help="What the agent asked for, as `why session` lists it.")]
-Session_ = Annotated[str, typer.Argument(metavar="ID", help="The session's id, or the key of one of its runs.")]
 
 
 # -- stop
@@ -36,7 +49,7 @@ Session_ = Annotated[str, typer.Argument(metavar="ID", help="The session's id, o
 
 @app.command()
 def stop(
-    id_: Annotated[str | None, typer.Option("--id", help="The session's id, or the key of one of its runs.")] = None,
+    id_: Annotated[str | None, typer.Option("--id", help=NAMED, autocompletion=complete_id)] = None,
     all_: Annotated[bool, typer.Option("--all", help="All sessions of this home.")] = False,
     timeout: Timeout = None,
     kill: Annotated[bool, typer.Option("--kill", help="At once, without the agent's own exit.")] = False,
@@ -234,7 +247,7 @@ def _come(waiting: Waiting, until: Until, began: float) -> int:
 
 
 @app.command()
-def approve(id_: Session_, request: Request, reason: Reason = "", as_json: Json = False, home: Home = None) -> None:
+def approve(id_: Name, request: Request, reason: Reason = "", as_json: Json = False, home: Home = None) -> None:
     """Let an agent do what it asks leave for, once.
 
     \b
@@ -245,7 +258,7 @@ def approve(id_: Session_, request: Request, reason: Reason = "", as_json: Json 
 
 
 @app.command()
-def deny(id_: Session_, request: Request, reason: Reason = "", as_json: Json = False, home: Home = None) -> None:
+def deny(id_: Name, request: Request, reason: Reason = "", as_json: Json = False, home: Home = None) -> None:
     """Forbid what an agent asks leave for; it is told the reason.
 
     \b

@@ -10,12 +10,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.opening import actor, settings_of
+from harness.cli.opening import actor, execute, settings_of
 
 if TYPE_CHECKING:
     from harness.sessions.client import Row, Sessions
 
-Id = Annotated[str, typer.Option("--id", help="The session's id, or the key of one of its runs.", show_default=False)]
+
+def complete_id(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """What a shell offers for an id that was begun, the newest first; nothing where there is no ledger."""
+    from harness.errors import HarnessError
+
+    async def look() -> list[Row]:
+        async with opened(ctx.params.get("home"), write=False) as sessions:
+            return await sessions.list(live=None)
+
+    try:
+        found = {row.id: f"{row.state} {row.cli} {row.description}".strip() for row in reversed(execute(look))}
+    except (HarnessError, OSError):
+        return []
+    return [(id_, told) for id_, told in reversed(found.items()) if id_.startswith(incomplete)]
+
+
+NAMED = "The session's id, or the key of one of its runs."
+Id = Annotated[str, typer.Option("--id", help=NAMED, autocompletion=complete_id, show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="ID", help=NAMED, autocompletion=complete_id)]
 Repo = Annotated[Path | None, typer.Option(help="Only if it is of this repository.")]
 Program = Annotated[str | None, typer.Option("--cli", help="Only if it runs this program.")]
 Reason = Annotated[str, typer.Option(help="Why; it is recorded.")]

@@ -10,7 +10,7 @@ from harness.cli.app import App
 from harness.cli.opening import execute
 from harness.cli.options import Home, Json
 from harness.cli.output import clock_time, json_line, line, plain
-from harness.cli.session_words import opened
+from harness.cli.session_words import Name, opened
 
 if TYPE_CHECKING:
     from harness.ledger import Event

@@ -61,7 +61,7 @@ _CLAUDE: Mapping[str, tuple[str, ...]] = {
     "mode pty": ("--permission-mode",),
     "mode once": ("--print", "--output-format"),
     "hooks": ("--settings",),
-    "approvals": ("--permission-prompt-tool",),
+    "approvals": ("--input-format", "--permission-mode"),  # they come through the input; the flag for it may be a hidden one
     "resume": ("--resume", "--session-id"),
     "budget": ("--max-budget-usd",),
 }

@@ -232,9 +232,10 @@ class Host:
                 ids.write_private(self._setup.folder.path / "pulse", f"{at} {int(in_tool)}")
 
     async def record(self, *drafts: Draft, guards: tuple[Guard, ...] = ()) -> None:
-        """Write events of our own."""
+        """Write events of our own; nothing comes after the end."""
         async with self._writing:
-            await self.recorder.append(*drafts, guards=guards)
+            if self.recorder.session.live:
+                await self.recorder.append(*drafts, guards=guards)
         self._wake.set()
 
     def _on_event(self, event: Event) -> None:
@@ -319,7 +320,7 @@ class Host:
         if any(each.type == facts.TURN_COMPLETED for each in drafts):
             self._run_beside(self._observe("change"))
         if self.recorder.session.state is not before:
-            self.recorder.save()
+            self.recorder.save_soon()
 
     # Messages
 

@@ -17,6 +17,7 @@ from harness.sessions.record import Session
 from harness.sessions.summary_file import write as write_summary
 
 _KEEP_MESSAGES = 256
+_SAVE_SECONDS = 1.0
 _AGAIN_SECONDS = 0.5  # between tries at a full disk, or at a server that is away
 
 T = TypeVar("T")
@@ -44,6 +45,8 @@ class Recorder:
         self.session = Session(key=folder.key)
         self._folder = folder
         self._file: EventsFile | None = None
+        self._saving: asyncio.TimerHandle | None = None
+        self._saved = -_SAVE_SECONDS
         self.seen: Callable[[Event], object] = lambda _event: None  # told of every event of the stream, in order
 
     def open_files(self) -> None:
@@ -104,8 +107,18 @@ class Recorder:
             return False
         return True
 
+    def save_soon(self) -> None:
+        """Write `session.json` at once, or a second after the last time: each message changes the state more than once."""
+        if self._saving is None:
+            loop = asyncio.get_running_loop()
+            self._saving = loop.call_at(max(loop.time(), self._saved + _SAVE_SECONDS), self.save)
+
     def save(self) -> None:
         """Write `session.json` as things stand."""
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
+        self._saved = asyncio.get_running_loop().time()
         write_summary(self._folder.path, self.session)
 
     def _forget_old(self) -> None:
