@@ -276,3 +276,33 @@ async def test_a_window_that_cannot_be_opened_leaves_a_session_that_runs(cli: Cl
     code, out, err = await cli.hosted.command("run", "--id", "v", "--tmux", "--", "/bin/sleep", "1000")
     assert (code, out, err) == (1, "", 'harness: "tmux" not found — is it installed and on your PATH?\n')
     assert [row.id for row in await cli.sessions.list()] == ["w"]
+
+
+# In a shell
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("harness stop --id ", ["w2", "w1"]),
+        ("harness wait --id w", ["w2", "w1"]),
+        ("harness approve w1", ["w1"]),
+        ("harness why session w2", ["w2"]),
+        ("harness run cl", ["claude"]),
+        ("harness run --max-", ["--max-budget-usd", "--max-resumes", "--max-turns", "--max-wall"]),
+        ("harness run claude --wat", ["--watch", "--watch-file"]),
+    ],
+)
+async def test_a_shell_completes_ids_and_options(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, line: str, offered: list[str]
+) -> None:
+    """The newest session first, those that are over too; where there are none, nothing."""
+    monkeypatch.setenv("_HARNESS_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
+    if "run" not in line:
+        assert (await cli()).split() == []
+        for id_ in ("w1", "w2"):
+            await cli.hosted.launch("true", mode="once", id=id_)
+
+    assert (await cli()).split() == offered

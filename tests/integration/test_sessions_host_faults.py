@@ -138,7 +138,7 @@ def _host(root: Path) -> Host:
 @pytest.mark.parametrize("way", ["exit", "kill"])
 async def test_nobody_is_asked_for_an_agent_that_is_gone(hosted: Hosted, way: str) -> None:
     """The question is withdrawn with the session, whoever records its end, and an answer that comes late is refused."""
-    agent = await speaks(hosted, f"init('{VENDOR}1'); ask(1); sys.stdin.readline(); sys.exit(7)")
+    agent = await speaks(hosted, f"init('{VENDOR}1'); ask(1); time.sleep(1000)")
     asked = (await hosted.until(agent, facts.APPROVAL_REQUESTED)).load(facts.ApprovalRequested)
 
     os.kill(agent.pid if way == "exit" else agent.host_pid, signal.SIGKILL)
@@ -196,7 +196,7 @@ async def test_a_vendors_session_stays_its_owners(hosted: Hosted) -> None:
     first = await speaks(hosted, f"[init(f'{VENDOR}{{number}}') for number in (1, 2, 3)]; state('idle'); sys.stdin.read()")
     await hosted.state(first, "prompt")
     locks = [facts.vendor_lock(first.cli, f"{VENDOR}{number}") for number in (1, 2, 3)]
-    second = await speaks(hosted, f"init('{VENDOR}2'); sys.stdin.read()")
+    second = await speaks(hosted, f"time.sleep(0.5); init('{VENDOR}2'); sys.stdin.read()")
 
     ended = await hosted.ended(second)
     held = [await hosted.store.holder_of(lock) for lock in locks]
@@ -248,6 +248,28 @@ if {way!r} != "exit": time.sleep(1000)
         await hosted.sessions.stop(inner["key"], by="test", kill=True)
         async with asyncio.timeout(hosted.PATIENCE_SECONDS):
             await hosted.sessions.ended(inner["key"])
+
+
+# -- what is left on the disk
+
+
+@pytest.mark.parametrize("victims", ["host", "both"])
+async def test_files_of_a_lost_session_say_so(hosted: Hosted, victims: str) -> None:
+    """Whoever records the end writes it into the views as well: a tool that can only read files waits for it."""
+    agent = await hosted.launch("sleep", "1000", mode="once", id="w1")
+
+    for pid in (agent.guard_pid, agent.host_pid) if victims == "both" else (agent.host_pid,):
+        os.kill(pid, signal.SIGKILL)
+    await hosted.ended(agent)
+
+    folder = hosted.home / "sessions" / "w1"
+    async with asyncio.timeout(hosted.PATIENCE_SECONDS):
+        while (told := json.loads((folder / "session.json").read_text()))["live"]:
+            await asyncio.sleep(0.01)
+    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert told["exited"]["reason"] == "lost"
+    assert [line["type"] for line in lines if line["type"] == "exited"] == ["exited"]
+    assert [line["seq"] for line in lines] == sorted({line["seq"] for line in lines})
 
 
 # -- starting

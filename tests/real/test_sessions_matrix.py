@@ -9,10 +9,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.session_rigs import real_program
 
 from harness.sessions.facts import Mode
+from harness.sessions.probing import probe_program
 from harness.sessions.trials import MODES, Trial, try_program
-from tests.session_rigs import real_program
 
 ROOT = Path(__file__).parents[2]
 AT_HAND = {
@@ -58,3 +59,15 @@ def test_the_table_is_written_as_it_stands(matrix: ModuleType) -> None:
     assert matrix.with_rows(document, []) == document
     assert matrix.rows(with_newer) == [newer, *matrix.rows(document)]
     assert matrix.with_rows(with_newer, [newer]) == with_newer
+
+
+@pytest.mark.parametrize("program", ["claude", "codex"])
+async def test_the_real_programs_show_all_signs(program: str) -> None:
+    """What `harness doctor --agents` looks for is there, in the modes that there are."""
+    if not AT_HAND[program]:
+        pytest.skip(f"{program} is missing: install it, or name it in HARNESS_TEST_{program.upper()}")
+
+    probed = await probe_program(program, AT_HAND[program])
+
+    assert (probed.problem, probed.lacks) == ("", ())
+    assert set(probed.modes) == {str(mode) for mode in MODES[program]}

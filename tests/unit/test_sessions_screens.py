@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from harness.errors import UsageError
 from harness.sessions.dialects.rule_files import find_rules
-from harness.sessions.dialects.screens import Ask, Look, ScreenReader, ScreenRule, ScreenRules, Snapshot, TitleRule, load_rules
+from harness.sessions.dialects.screen_rules import ScreenRule, ScreenRules, TitleRule
+from harness.sessions.dialects.screens import Ask, Look, ScreenReader, Snapshot, load_rules
 from harness.sessions.facts import Source, State
 from harness.sessions.screen import Screen, render
 
@@ -274,6 +275,25 @@ def test_rules_that_make_no_sense_are_refused(tmp_path: Path, text: str, said: s
         load_rules("own", tmp_path)
 
     assert said in str(caught.value)
+
+
+def test_a_program_shows_what_it_is() -> None:
+    """Its version, and for Codex the model."""
+    assert (look("claude-idle").version, look("claude-idle").model) == ("2.1.329", "")
+    assert (look("codex-idle").version, look("codex-idle").model) == ("0.169.0", "gpt-5.5-codex")
+
+
+@pytest.mark.parametrize(
+    ("name", "spinner", "later", "same"),
+    [
+        ("codex-busy", "Working (1s", "Working (2s", True),
+        ("claude-busy", "…", "ly…", True),
+        ("codex-busy", "please HOLD", "more words", False),
+    ],
+)
+def test_a_spinner_says_nothing_new(name: str, spinner: str, later: str, *, same: bool) -> None:
+    """Only other words are progress."""
+    assert (reader(name).look(changed(name, spinner, later)).said == look(name).said) is same
 
 
 def test_unknown_rules_are_refused() -> None:

@@ -83,7 +83,7 @@ def _dispatch(words: list[str]) -> int:
 
 def _after_run(words: list[str]) -> list[str] | None:
     """What stands behind `run`, and the home if it is named before; None for another command."""
-    home = 0 if not words or not words[0].startswith("--home") else 1 if "=" in words[0] else 2
+    home = 2 if words[:1] == ["--home"] else int(bool(words) and words[0].startswith("--home="))
     return [*words[:home], *words[home + 1 :]] if words[home : home + 1] == ["run"] else None
 
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from harness.cli.agent_words import AgentWords
 from harness.errors import ProcessError, UsageError
-from harness.sessions import AgentDied, Launched, Launching, LaunchRequest
+from harness.sessions import AgentDied, Launched, Launching
 
 if TYPE_CHECKING:
     import socket
 
     from harness.repo import Worktree
-    from harness.sessions import SessionSettings
+    from harness.sessions import LaunchRequest, SessionSettings
     from harness.settings import Settings
 
 
@@ -90,6 +90,8 @@ def _settings(words: AgentWords) -> tuple[Settings, SessionSettings]:
 
 
 def _request(words: AgentWords, settings: Settings, section: SessionSettings, *, port: int) -> LaunchRequest:
+    from harness.sessions import LaunchRequest
+
     cwd = Path.cwd()
     attended = _attended(words)
     columns, rows = _window() if attended else (120, 40)
@@ -174,7 +176,8 @@ def _resumed(settings: Settings, name: str) -> tuple[str, str]:
 def _in_worktree(words: AgentWords, request: LaunchRequest, settings: Settings) -> LaunchRequest:
     """Start in a worktree of the session's own."""
     import asyncio
-    from dataclasses import replace
+
+    from msgspec.structs import replace
 
     from harness.sessions import check_id, new_id
 

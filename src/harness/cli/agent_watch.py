@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from msgspec.structs import replace
 
 from harness.cli.agent_words import AgentWords
 from harness.sessions import Launched, LaunchRequest, launch

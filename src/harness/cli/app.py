@@ -100,9 +100,9 @@ class App(typer.Typer):
             context_settings={"help_option_names": ["-h", "--help"]},
         )
 
-    def command(self, name: str | None = None, **options: Any) -> Any:
+    def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **options: Any) -> Any:
         """Register a command."""
-        return super().command(name, cls=Command, **options)
+        return super().command(name, cls=cls or Command, **options)
 
 
 class Commands(Group):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from harness.cli import lean
-from harness.cli.app import App
+from harness.cli.app import App, Command
 from harness.cli.options import Home, home_option
 
 app = App()
@@ -17,7 +19,22 @@ Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="Port; that of
 Host = Annotated[str | None, typer.Option(help="Interface; beyond loopback a token must be set.")]
 
 
-@app.command()
+class Run(Command):
+    """`harness run`, of which a shell is told also what `agent_words` reads."""
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        from harness.cli import agent_words
+
+        options = agent_words.VALUES | agent_words.FLAGS | agent_words.OPTIONAL
+        words = sorted({"claude", "codex", *(f"--{name}" for name in options)})
+        offered = super().shell_complete(ctx, incomplete)
+        there = {item.value for item in offered}
+        own = "typer._click" if find_spec("typer._click") else "click"  # newer ones carry it with them
+        item: Any = import_module(f"{own}.shell_completion").CompletionItem
+        return offered + [item(word) for word in words if word.startswith(incomplete) and word not in there]
+
+
+@app.command(cls=Run)
 def run(
     no_service: Annotated[bool, typer.Option("--no-service", help="Without the declared services.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what matters: no services' output.")] = False,

@@ -26,7 +26,7 @@ def why() -> None:
 
 @app.command()
 def session(
-    id_: Annotated[str, typer.Argument(metavar="ID", help="The session's id, or the key of one of its runs.")],
+    id_: Name,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=1000, help="How many of each.")] = 10,
     as_json: Json = False,
     home: Home = None,

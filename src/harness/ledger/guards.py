@@ -7,7 +7,6 @@ without importing the package that owns it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -107,13 +106,12 @@ class Rows(Protocol):
     def counter(self, name: str) -> int: ...
 
 
-@dataclass(slots=True)
-class Effects:
+class Effects(msgspec.Struct):
     """What passing guards change; None frees a key."""
 
-    keys: dict[str, tuple[str, int] | None] = field(default_factory=dict[str, tuple[str, int] | None])
-    leases: dict[str, Lease] = field(default_factory=dict[str, Lease])
-    counters: dict[str, int] = field(default_factory=dict[str, int])
+    keys: dict[str, tuple[str, int] | None] = msgspec.field(default_factory=dict[str, tuple[str, int] | None])
+    leases: dict[str, Lease] = msgspec.field(default_factory=dict[str, Lease])
+    counters: dict[str, int] = msgspec.field(default_factory=dict[str, int])
 
 
 def judge(guards: Sequence[Guard], rows: Rows, *, first: tuple[str, int], now_us: int) -> Effects:

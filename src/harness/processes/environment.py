@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Collection, Mapping
 
 TAG = "HARNESS_TAG"
@@ -39,7 +38,7 @@ def is_secret(name: str, value: str) -> bool:
 
 
 def new_spawn_word() -> str:
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 def marked(environment: Mapping[str, str], *, tag: str, word: str, detached: bool) -> dict[str, str]:

@@ -7,6 +7,7 @@ import os
 import signal as signals
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.errors import ProcessError
 from harness.processes import pty, reaper
@@ -16,8 +17,7 @@ from harness.processes.output import Drain, Feed, remove_fifo
 from harness.processes.tree import Stopped, Tree
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exit:
+class Exit(NamedTuple):
     """How a process ended: one of both is set; neither if it was not our child, since then nobody tells us."""
 
     code: int | None

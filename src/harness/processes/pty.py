@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import struct
 import sys
 import termios
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
+
+from harness.processes.system import find_program
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
+class Size(NamedTuple):
     """A terminal's window in characters; a headless one is 120 x 40, since programs misbehave at 0 x 0."""
 
     columns: int = 120
@@ -53,7 +53,7 @@ def controlling(argv: tuple[str, ...]) -> tuple[tuple[str, ...], Callable[[], No
 
 def find_setsid() -> str | None:
     """The program that starts another one as the leader of a session with a terminal; only Linux has it."""
-    return shutil.which("setsid") if os.uname().sysname == "Linux" else None
+    return find_program("setsid", os.environ.get("PATH", os.defpath)) if os.uname().sysname == "Linux" else None
 
 
 def _take_terminal() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from harness.errors import ProcessError
 from harness.processes import output as pipes
-from harness.processes import pty, reaper
+from harness.processes import pty, reaper, system
 from harness.processes.environment import SOCKETS, TAG, clean_env, marked, new_spawn_word, words_of
 from harness.processes.identity import Identity, read_environment
 from harness.processes.output import Follower
@@ -138,7 +137,7 @@ def _find_program(name: str, spec: Spec) -> None:
             raise ProcessError(f'"{name}" does not exist')
         if path.is_dir() or not os.access(path, os.X_OK):
             raise ProcessError(f'"{name}" is not a program that can be run')
-    elif shutil.which(name, path=environment.get("PATH", os.defpath)) is None:
+    elif system.find_program(name, environment.get("PATH", os.defpath)) is None:
         raise ProcessError(f'"{name}" not found — is it installed and on your PATH?')
 
 

@@ -12,8 +12,7 @@ import os
 import signal as signals
 import weakref
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from harness.errors import ProcessError
 from harness.processes.environment import TAG, words_of
@@ -26,16 +25,14 @@ Needed = Literal["nothing", "term", "kill"]
 KILLED_SECONDS = 10.0  # how long a killed process may take to be gone before it is reported as stuck
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stopped:
+class Stopped(NamedTuple):
     """What it took to end a tree: nothing was left to end, the first signal was enough, or SIGKILL was needed."""
 
     needed: Needed
     ended: int  # processes that were alive and are gone
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Found(NamedTuple):
     """A living process that carries a tag; descendants inherit it."""
 
     identity: Identity

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from harness.sessions.burying import bury, session_gone
     from harness.sessions.ids import Folder, check_id, new_id, write_private
+    from harness.sessions.request import LaunchRequest
     from harness.sessions.settings import SessionSettings
-    from harness.sessions.starting import INHERITED, AgentDied, Launched, Launching, LaunchRequest, launch
+    from harness.sessions.starting import INHERITED, AgentDied, Launched, Launching, launch
     from harness.sessions.view import SESSIONS_VIEW
     from harness.sessions.watching import Watcher
 
@@ -28,7 +29,7 @@ _HOME = {
     "launch": "starting",
     "Launched": "starting",
     "Launching": "starting",
-    "LaunchRequest": "starting",
+    "LaunchRequest": "request",
     "new_id": "ids",
     "session_gone": "burying",
     "SESSIONS_VIEW": "view",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from pathlib import Path
 
 from harness.errors import Conflict, HarnessError, KeyTaken, ProcessError
 from harness.ledger import Expect, Store, Write, is_address
 from harness.processes import end_tagged
 from harness.sessions import facts, ids
 from harness.sessions.closing import last_events, locks_of
+from harness.sessions.events_file import EventsFile
 from harness.sessions.record import Approval, Session, folded
+from harness.sessions.summary_file import write as write_summary
 
 _GRACE_SECONDS = 1.0
 
@@ -59,7 +62,21 @@ async def bury(store: Store, key: str) -> Session:
             for event in written.events:
                 session.fold(event)
             await withdraw_questions(store, waiting, "the session is lost")
+            await _complete_files(store, session)
     return session
+
+
+async def _complete_files(store: Store, session: Session) -> None:
+    """Bring the views in its folder to its end, which its host had no time for; one that is elsewhere stays as it is."""
+    if session.claimed is None:
+        return
+    folder = ids.Folder(home=Path(session.claimed.folder).parent.parent, key=session.key)
+    if not folder.is_there:
+        return
+    file = EventsFile(folder.events, session.key)
+    file.advance(await store.read(facts.stream_of(session.key)))
+    file.close()
+    write_summary(folder.path, session)
 
 
 async def withdraw_questions(store: Store, approvals: Iterable[Approval], reason: str) -> None:

@@ -7,6 +7,7 @@ and does nothing else. The owner of the record is whoever buries the session (`h
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -64,9 +65,10 @@ def _become_subreaper() -> None:
 def _run_host(will: int) -> None:
     """In the child: be the host; never returns."""
     code = 1
+    gc.disable()  # until everything is loaded and frozen: none of it will ever be garbage
     try:
-        with _without("ssl", "typing_extensions"):
-            for name in ("asyncio", "msgspec"):
+        with _without("ssl", "_hashlib", "typing_extensions"):
+            for name in ("asyncio", "msgspec", "hashlib"):
                 import_module(name)
         from harness.sessions.host.main import run
 
@@ -77,7 +79,7 @@ def _run_host(will: int) -> None:
 
 @contextlib.contextmanager
 def _without(*modules: str) -> Generator[None]:
-    """Import others without these, which they can do without: a host needs neither, and each costs time and memory."""
+    """Import others without these, which they can do without: a host needs none, and each costs time and memory."""
     here = [name for name in modules if name not in sys.modules]
     sys.modules.update(dict.fromkeys(here))  # type: ignore[arg-type] - None is how an import is made to fail
     try:

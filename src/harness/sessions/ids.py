@@ -6,9 +6,9 @@ import contextlib
 import fcntl
 import os
 import re
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.errors import UsageError
 
@@ -98,8 +98,7 @@ def process_gone(where: str, pid: int, started: int, *, shared: bool) -> bool:
     return not shared and where.partition("/")[0] == here.partition("/")[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Folder:
+class Folder(NamedTuple):
     """The folder of one session, `HOME/sessions/ID`, which belongs to its newest run.
 
     An earlier run's folder is called `HOME/sessions/KEY`.
@@ -124,6 +123,14 @@ class Folder:
         except OSError:
             own = False
         return self.archived if not own and self.archived.is_dir() else self.current
+
+    @property
+    def is_there(self) -> bool:
+        """Whether this run's files can be reached from here."""
+        try:
+            return (self.path / "key").read_text(encoding="ascii") == self.key
+        except (OSError, ValueError):
+            return False
 
     @property
     def transcript(self) -> Path:

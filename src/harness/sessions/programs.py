@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from harness.errors import UsageError
 from harness.processes import RotatingLog, Size
@@ -16,13 +17,12 @@ from harness.sessions.dialects.base import LineDialect
 from harness.sessions.dialects.plain import PlainDialect
 from harness.sessions.facts import Mode
 from harness.sessions.ids import Folder
-from harness.sessions.starting import LaunchRequest
+from harness.sessions.request import LaunchRequest
 from harness.sessions.transports.base import Transport
 from harness.sessions.transports.pipes import PipesSpec, PipesTransport
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where a session's program runs and where its output goes."""
 
     folder: Folder
@@ -39,8 +39,7 @@ _STATE_EVENTS = {"CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1"}  # for a wrapper 
 Make = Callable[[Place], Transport]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How a program is run. `make` gives its transport."""
 
     mode: Mode
@@ -49,7 +48,7 @@ class Plan:
     vendor_session: str = ""  # chosen by us, or continued
     takes_once: bool = False  # a message id that it has seen it does not take again, also after a resume
     queue_context: bool = False  # the first message is sent rather than given as an argument
-    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    env: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
 
 
 def plan(request: LaunchRequest, *, id_: str) -> Plan:

@@ -1,6 +1,6 @@
 """Starting a session: a guard process is started, which starts the host, which starts the agent and says so.
 
-It is what `harness run` imports, so it loads neither asyncio nor msgspec. Owns the form of the request and of the answer.
+It is what `harness run` imports, so it loads neither asyncio nor msgspec. Owns the form of the answer.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.errors import HarnessError, ProcessError, UsageError
+
+if TYPE_CHECKING:
+    from harness.sessions.request import LaunchRequest
 
 ANSWER_BYTES = 1 << 20
 _GIVE_UP_SECONDS = 5.0
@@ -29,42 +32,6 @@ INHERITED = (
     "HARNESS_DESCRIPTION", "HARNESS_SPAWNER_PANE",
 )  # fmt: skip
 """What a session tells its agent; a session that the agent starts has its own."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchRequest:
-    """What to start and how. Everything is plain JSON, for it goes through a pipe."""
-
-    home: str
-    database: str
-    cli: str  # claude, codex, or any command
-    agent_args: tuple[str, ...] = ()
-    id: str | None = None  # None: a random one
-    mode: str | None = None  # None: the most structured one that the agent and the use allow
-    cwd: str = "."
-    repo: str = ""
-    description: str = ""
-    meta: Any = None
-    context: str = ""  # the first message
-    max_budget_usd: float | None = None
-    max_turns: int | None = None
-    max_wall_seconds: float | None = None
-    inbox_ttl_seconds: float = 120.0
-    columns: int = 120
-    rows: int = 40
-    attended: bool = False
-    tmux: str = ""
-    timeout_seconds: float = 30.0  # until it is registered
-    worktree: str = ""
-    branch: str = ""
-    follows: str = ""  # key of the run that this one continues
-    vendor_session: str = ""  # that it continues
-    watch_file: str = ""
-    spawner_pane: str = ""
-    port: int = 0  # of its own web door
-    approvals: Mapping[str, Any] = field(default_factory=dict[str, Any])  # rules and deadline, as in harness.toml
-    transcript_max_bytes: int = 10 << 20
-    transcript_keep: int = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,12 +84,14 @@ class Launching:
         Raises `UsageError` for a bad request, `ProcessError` if the program cannot be started or nothing is registered
         in time, `AgentDied` if it ended at once, `HarnessError` naming the pid if the id is in use. Nothing is left then.
         """
+        import msgspec
+
         guard = self._started
         assert guard.stdin is not None
         assert guard.stdout is not None
         with guard.stdin, guard.stdout:
             with contextlib.suppress(BrokenPipeError):
-                guard.stdin.write(json.dumps(asdict(request)).encode())
+                guard.stdin.write(msgspec.json.encode(request))
                 guard.stdin.close()
             lines = _lines(guard.stdout.fileno(), 2, request.timeout_seconds)
         guard.wait()

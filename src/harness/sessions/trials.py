@@ -23,7 +23,7 @@ from harness.sessions.mock_model import MockModel
 from harness.sessions.offline import Offline, heard
 from harness.sessions.probing import probe_program
 from harness.sessions.reports import ApprovalAsked, Cumulative, Decision, Outgoing, Progress, Reading, Receipt, Report
-from harness.sessions.starting import LaunchRequest
+from harness.sessions.request import LaunchRequest
 from harness.sessions.state import Board
 from harness.sessions.transports.base import Transport
 

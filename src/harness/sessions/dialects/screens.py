@@ -11,12 +11,13 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from harness.errors import UsageError
 from harness.sessions.dialects.rule_files import find_rules
+from harness.sessions.dialects.screen_rules import ScreenRule, ScreenRules
 from harness.sessions.facts import Source, State
 from harness.sessions.reports import Reading
 
@@ -26,56 +27,6 @@ _RULED = ("─" * 20, "━" * 20)
 _MAX_COMPOSER = 60
 _MAX_FOOTER = 8
 _CLIP = 200
-
-
-class AskRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a dialog that asks for leave is read and answered, where nothing better than keys will do."""
-
-    tool: str
-    subject: str  # a regular expression; its first group is what leave is asked for
-    allow: str  # keys
-    deny: str
-    argument: str = "command"
-
-
-class ScreenRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One state and what it looks like: every pattern of `all` in the region, none of `none`."""
-
-    name: str
-    state: State
-    region: str = "screen"
-    all: tuple[str, ...] = ()
-    none: tuple[str, ...] = ()
-    detail: str = ""
-    confidence: float = 0.8
-    composer: bool | None = None  # whether there has to be one; None: either way
-    ask: AskRule | None = None
-
-
-class TitleRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A state that the window's title gives away. A title that no rule knows says nothing."""
-
-    match: str
-    state: State
-    detail: str = ""
-    confidence: float = 0.9
-
-
-class ComposerRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a person types: a box between the two lowest ruled lines, or a line with a footer that `footer` describes."""
-
-    kind: Literal["box", "line"]
-    glyph: str  # a regular expression for what its first line begins with
-    footer: str = ""
-
-
-class ScreenRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that a file of rules says."""
-
-    composer: ComposerRule | None = None
-    error: str = ""  # a regular expression for what it shows of a failed turn; its first group is the words
-    rules: tuple[ScreenRule, ...] = ()
-    titles: tuple[TitleRule, ...] = ()
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +46,9 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     empty: bool = False  # nothing was typed there: what it shows, if anything, is a hint of the program's own
     ask: Ask | None = None
     error: str = ""  # what it shows of the last failed turn, if that is to be seen
+    said: int = 0  # another number when it shows other words, whatever its spinner does
+    version: str = ""
+    model: str = ""
 
     @property
     def blocked(self) -> bool:
@@ -165,6 +119,11 @@ class ScreenReader:
         self._error = self._pattern(rules.error, "error") if rules.error else None
         ordered = sorted(rules.rules, key=lambda rule: _SEVERITY.get(rule.state, len(_SEVERITY)))
         self._rules = tuple(self._compiled(rule) for rule in ordered)
+        self._moving = tuple(
+            pattern for compiled in self._rules if compiled.rule.state is State.BUSY for pattern in compiled.all
+        )
+        told = rules.identity
+        self._identity = tuple(self._pattern(text, "identity") if text else None for text in (told.version, told.model))
         self._titles = tuple((self._pattern(title.match, "titles"), title) for title in rules.titles)
 
     def _pattern(self, text: str, where: str) -> re.Pattern[str]:
@@ -199,25 +158,27 @@ class ScreenReader:
 
     def look(self, snapshot: Snapshot) -> Look:
         """What the screen says; unknown if no rule knows it."""
-        used = next((row for row in range(len(snapshot.lines), 0, -1) if snapshot.lines[row - 1]), 0)
-        snapshot = Snapshot(lines=snapshot.lines[:used], cursor=snapshot.cursor, whole=snapshot.whole)
-        box = self._find_composer(snapshot.lines)
+        lines = snapshot.lines[: _used(snapshot.lines)]
+        snapshot = Snapshot(lines=lines, cursor=snapshot.cursor, whole=snapshot.whole)
+        box = self._find_composer(lines)
         regions = _Regions(snapshot, box)
         written = regions.get("composer") if box is not None else None
         empty = box is not None and self._is_empty(snapshot, box)
-        error = self._last_error(snapshot.lines)
+        reading, ask = Reading(state=State.UNKNOWN, source=Source.SCREEN, confidence=0.0), None
         for compiled in self._rules:
             found = _matched(compiled, regions)
             if found is not None:
-                return Look(
-                    reading=_reading(compiled.rule, found, whole=snapshot.whole),
-                    composer=written,
-                    empty=empty,
-                    ask=_ask(compiled, regions) if snapshot.whole else None,
-                    error=error,
-                )
-        unknown = Reading(state=State.UNKNOWN, source=Source.SCREEN, confidence=0.0)
-        return Look(reading=unknown, composer=written, empty=empty, error=error)
+                reading = _reading(compiled.rule, found, whole=snapshot.whole)
+                ask = _ask(compiled, regions) if snapshot.whole else None
+                break
+        version, model = (_first(pattern, lines) for pattern in self._identity)
+        return Look(
+            reading=reading, composer=written, empty=empty, ask=ask, error=self._last_error(lines),
+            said=self._said(lines if box is None else lines[: box[0]]), version=version, model=model,
+        )  # fmt: skip
+
+    def _said(self, lines: Sequence[str]) -> int:
+        return hash(tuple(line for line in lines if not any(pattern.search(line) for pattern in self._moving)))
 
     def _last_error(self, lines: Sequence[str]) -> str:
         found = self._error.findall("\n".join(lines)) if self._error is not None else []
@@ -230,7 +191,7 @@ class ScreenReader:
 
     def _find_box(self, lines: Sequence[str]) -> tuple[int, int] | None:
         bottom = _lowest_ruled(lines)
-        if bottom < 0 or _used(lines) - bottom - 1 > _MAX_FOOTER:
+        if bottom < 0 or len(lines) - bottom - 1 > _MAX_FOOTER:
             return None
         top = _lowest_ruled(lines[:bottom])
         if top < 0 or bottom - top > _MAX_COMPOSER or top + 1 == bottom:
@@ -247,7 +208,7 @@ class ScreenReader:
         start = starts[-1]
         footers = (row for row in range(start + 1, len(lines)) if self._footer is not None and self._footer.match(lines[row]))
         end = next(footers, None)
-        if end is None or _used(lines) - end > _MAX_FOOTER:
+        if end is None or len(lines) - end > _MAX_FOOTER:
             return None
         while end > start + 1 and not lines[end - 1]:
             end -= 1
@@ -268,6 +229,11 @@ class ScreenReader:
 def _used(lines: Sequence[str]) -> int:
     """How many rows there are down to the last one that has anything: a program may begin at the top of its window."""
     return next((row + 1 for row in range(len(lines) - 1, -1, -1) if lines[row]), 0)
+
+
+def _first(pattern: re.Pattern[str] | None, lines: Sequence[str]) -> str:
+    match = None if pattern is None else next(filter(None, map(pattern.search, lines)), None)
+    return match[1][:80] if match is not None else ""
 
 
 def _ruled(line: str) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
+
+import msgspec
 
 from harness.errors import HarnessError, KeyTaken
 from harness.ledger import Store
@@ -28,7 +29,7 @@ async def make_room(store: Store, taken: KeyTaken, id_: str) -> None:
 
 def bury_for_guard(deed: bytes) -> int:
     """In a child of the guard, after the host has died: end the agent's tree, then record that it is lost."""
-    given = json.loads(deed)
+    given = msgspec.json.decode(deed)
     return asyncio.run(_bury(str(given["database"]), str(given["key"])))
 
 

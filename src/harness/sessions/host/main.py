@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import os
+
+import msgspec
 
 from harness.errors import HarnessError
 from harness.ledger import open_store
@@ -30,9 +31,10 @@ def run(*, request: int, answer: int, will: int, guard_pid: int) -> int:
         if not data:  # whoever started us has changed their mind
             return 0
         setup = Setup(request_from(data), answer=told, guard_pid=guard_pid)
-        os.write(will, json.dumps({"database": setup.request.database, "key": setup.folder.key}).encode())
+        os.write(will, msgspec.json.encode({"database": setup.request.database, "key": setup.folder.key}))
         gc.freeze()
         gc.set_threshold(_FIRST_THRESHOLD, 10, 10)
+        gc.enable()
         return asyncio.run(_host(setup))
     except (HarnessError, OSError) as error:
         told.failed(error)

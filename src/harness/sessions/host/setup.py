@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -19,7 +18,7 @@ from harness.processes import Identity, RotatingLog, Size
 from harness.sessions import facts, ids, policy, programs
 from harness.sessions.host.viewers import note_size
 from harness.sessions.record import Message
-from harness.sessions.starting import LaunchRequest
+from harness.sessions.request import LaunchRequest
 from harness.sessions.transports.base import Transport
 from harness.wake import Bell
 
@@ -54,7 +53,8 @@ class Answer:
         if code is None:
             self._say(ok=False, error=exited.detail or "the session ended before it had begun")
             return
-        told = f"{self.setup.claimed.cli} ended at once with exit code {code}"
+        cli = self.setup.claimed.cli
+        told = f"{cli} was ended at once: {exited.detail}" if exited.needed else f"{cli} ended at once with exit code {code}"
         self._say(ok=False, key=self.setup.folder.key, code=code, tail=shown, error=f"{told}{': ' if shown else ''}{shown}")
 
     def failed(self, error: BaseException) -> None:
@@ -66,7 +66,7 @@ class Answer:
             return
         descriptor, self._descriptor = self._descriptor, -1
         try:
-            os.write(descriptor, json.dumps(words).encode() + b"\n")
+            os.write(descriptor, msgspec.json.encode(words) + b"\n")
         except OSError:
             pass  # whoever asked has gone; the session goes on
         finally:
@@ -198,10 +198,7 @@ class Setup:
 
 def request_from(data: bytes) -> LaunchRequest:
     """The request as it came through the pipe."""
-    given: dict[str, Any] = json.loads(data)
-    for name in ("agent_args",):
-        given[name] = tuple(given[name])
-    return LaunchRequest(**given)
+    return msgspec.json.decode(data, type=LaunchRequest)
 
 
 def _rules(given: Mapping[str, Any]) -> policy.ApprovalRules:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import struct
 import time
 from collections.abc import Callable
+
+import msgspec
 
 from harness.processes import LogReader, Size
 from harness.sessions import facts
@@ -122,7 +123,7 @@ class Viewers:
         self._server.close()
         told = {} if exited is None else {"code": exited.code, "signal": exited.signal, "reason": str(exited.reason)}
         for writer in tuple(self._writers):
-            writer.write(frame(b"X", json.dumps(told).encode()))
+            writer.write(frame(b"X", msgspec.json.encode(told)))
             writer.close()
         with contextlib.suppress(Exception):
             async with asyncio.timeout(1.0):

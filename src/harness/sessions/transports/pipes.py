@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from harness.errors import ProcessError
 from harness.processes import Lines, Process, RotatingLog, Size, Spec, spawn
@@ -17,8 +18,7 @@ MAX_LINE_BYTES = 64 << 20
 _OUTPUT = Progress(what="output")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipesSpec:
+class PipesSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What to start and where its output is kept."""
 
     argv: tuple[str, ...]

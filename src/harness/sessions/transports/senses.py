@@ -19,7 +19,7 @@ from harness.sessions.dialects.program_status import ProgramStatus
 from harness.sessions.dialects.screens import Ask, Look
 from harness.sessions.dialects.turns import Outcome, Turns
 from harness.sessions.facts import Source, State
-from harness.sessions.reports import ApprovalAsked, ApprovalSettled, Reading, Report
+from harness.sessions.reports import ApprovalAsked, ApprovalSettled, Progress, Reading, Report
 from harness.sessions.transports.readings import Readings
 
 _SURE = 0.8
@@ -50,6 +50,8 @@ class Senses:
         self.read = Readings(tell).read
         self._status: ProgramStatus | None = None
         self._dialog: Reading | None = None  # that the screen shows
+        self._said = 0
+        self._identity = ("", "")  # version and model, as it shows them
         self._shown = State.STARTING  # by the screen, when it was sure last
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._ask: tuple[str, Ask] | None = None
@@ -189,6 +191,10 @@ class Senses:
 
     def looked(self, look: Look) -> None:
         """The screen was rendered and read."""
+        self._identify(look)
+        if look.said != self._said and look.reading.state is State.BUSY:
+            self._tell(Progress(what="text"))
+        self._said = look.said
         self.read(look.reading)
         parked = look.reading.state in (State.BLOCKED, State.LIMITED) and look.reading.confidence >= _SURE
         self._dialog = look.reading if parked else None
@@ -201,6 +207,13 @@ class Senses:
                 self._screen_alone(look)
         elif self._status is None:
             self._screen_beside_hooks(look)
+
+    def _identify(self, look: Look) -> None:
+        """Its version, and its model where no hook tells it better."""
+        shown = (look.version or self._identity[0], look.model or self._identity[1])
+        if shown != self._identity:
+            self._identity = shown
+            self._tell(facts.Identified(cli_version=shown[0], model="" if self.hooks.live else shown[1]))
 
     def _see_ask(self, look: Look) -> None:
         """A dialog that can be answered by keys only."""

@@ -1,0 +1,246 @@
+"""`harness run <agent>` as a person or a script types it: what is printed, exit codes, the foreground, mistakes."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.sessions import facts
+
+if TYPE_CHECKING:
+    from tests.conftest import Hosted
+
+SOURCE = str(Path(facts.__file__).parents[2])
+
+
+@pytest.fixture
+async def world(hosted: Hosted) -> AsyncIterator[Hosted]:
+    """A home whose sessions are ended afterwards, whoever has started them."""
+    yield hosted
+    for row in await hosted.sessions.list():
+        await hosted.sessions.stop(row.key, by="test", kill=True)
+        async with asyncio.timeout(hosted.PATIENCE_SECONDS):
+            await hosted.sessions.ended(row.key)
+
+
+class Terminal:
+    """`harness run …` at a terminal of its own."""
+
+    def __init__(self, world: Hosted, *words: str, rows: int = 33, columns: int = 101) -> None:
+        argv = [sys.executable, "-m", "harness", "run", *words]
+        environment = {**os.environ, "HARNESS_HOME": str(world.home), "PYTHONPATH": SOURCE, "TERM": "xterm"}
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.process = subprocess.Popen(
+            ["setsid", "-c", *argv], env=environment, cwd=world.root, stdin=theirs, stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+        self.ours, self.seen = ours, b""
+
+    async def sees(self, text: bytes) -> None:
+        """Wait until this was shown."""
+        await asyncio.to_thread(self._read, text)
+        assert text in self.seen
+
+    def _read(self, until: bytes | None) -> None:
+        deadline = time.monotonic() + 30
+        while (until is None or until not in self.seen) and time.monotonic() < deadline:
+            if not select.select([self.ours], [], [], 0.5)[0]:
+                continue
+            try:
+                data = os.read(self.ours, 65536)
+            except OSError:  # nobody holds the other side any more
+                return
+            if not data:
+                return
+            self.seen += data
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.ours, keys)
+
+    async def code(self) -> int:
+        """Its exit code, once it has ended."""
+        await asyncio.to_thread(self._read, None)
+        code = await asyncio.to_thread(self.process.wait, 30)
+        os.close(self.ours)
+        return code
+
+
+# -- in the background
+
+
+async def test_a_detached_start_prints_one_json_line(world: Hosted) -> None:
+    """All that a script needs to go on, on stdout, and nothing else; the session is registered by then."""
+    code, out, err = await world.command("run", "--id", "w1", "sleep", "--detach", "--", "1000")
+
+    told = json.loads(out)
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    assert {"ok", "id", "cli", "pid", "host_pid", "mode", "log", "output_log_path"} <= told.keys()
+    assert (told["ok"], told["id"], told["cli"], told["mode"]) == (True, "w1", "sleep", "headless")
+    assert Path(told["log"]).exists()
+    assert (await world.sessions.row("w1")).pid == told["pid"]
+
+
+async def test_the_home_may_be_named_before_the_command(world: Hosted) -> None:
+    """As with every other command."""
+    code, out, err = await world.command("--home", str(world.home), "run", "sleep", "--id", "w1", "--detach", "--", "1000")
+
+    assert (code, err) == (0, "")
+    assert json.loads(out)["id"] == "w1"
+
+
+async def test_a_missing_program_is_said_in_one_line(world: Hosted) -> None:
+    """In the words that name it, with exit code 1, in the foreground and in the background."""
+    for how in ((), ("--detach",)):
+        told = await world.command("run", "no-such-program", *how)
+        assert told == (1, "", 'harness: "no-such-program" not found — is it installed and on your PATH?\n')
+
+
+async def test_a_live_id_is_refused_naming_its_pid(world: Hosted) -> None:
+    """The first one goes on."""
+    _, out, _ = await world.command("run", "sleep", "--id", "w1", "--detach", "--", "1000")
+
+    code, again, err = await world.command("run", "sleep", "--id", "w1", "--detach", "--", "1000")
+
+    assert (code, again, err.count("\n")) == (1, "", 1)
+    assert f"pid {json.loads(out)['pid']}" in err
+    assert [row.id for row in await world.sessions.list()] == ["w1"]
+
+
+async def test_an_agent_that_dies_at_once_is_told_with_its_code_and_last_words(world: Hosted) -> None:
+    """A script finds them in the JSON line, a person on stderr; nothing is left under the id."""
+    code, out, err = await world.command("run", "sh", "--id", "w1", "--detach", "--", "-c", "echo no key; exit 5")
+
+    told = json.loads(out)
+    assert code == 1
+    assert (told["ok"], told["code"], told["tail"]) == (False, 5, "no key")
+    assert err == "harness: sh ended at once with exit code 5: no key\n"
+    assert await world.sessions.list() == []
+
+
+# -- in the foreground
+
+
+async def test_at_a_terminal_the_agent_has_it_with_its_size_and_its_code(world: Hosted) -> None:
+    """What is typed reaches it, and the exit code is its own."""
+    terminal = Terminal(world, "sh", "--id", "w1", "--", "-c", "stty size; read line; echo got $line; exit 7")
+
+    await terminal.sees(b"33 101")
+    terminal.type(b"hello\r")
+
+    await terminal.sees(b"got hello")
+    assert await terminal.code() == 7
+
+
+async def test_ctrl_c_is_the_agents_and_two_ctrl_brackets_are_ours(world: Hosted) -> None:
+    """The first is a key like any other; the others leave a session that goes on."""
+    script = "trap 'echo interrupted' INT; echo ready; while :; do sleep 0.1; done"
+    terminal = Terminal(world, "sh", "--id", "w1", "--", "-c", script)
+    await terminal.sees(b"ready")
+
+    terminal.type(b"\x03")
+    await terminal.sees(b"interrupted")
+    terminal.type(b"\x1d\x1d")
+
+    assert await terminal.code() == 0
+    assert b"harness attach --id w1" in terminal.seen
+    assert (await world.sessions.row("w1")).live
+
+
+async def test_a_session_outlives_its_terminal(world: Hosted) -> None:
+    """A window that is closed ends what shows the agent, not the agent."""
+    terminal = Terminal(world, "cat", "--id", "w1")
+    terminal.type(b"hello\r")
+    await terminal.sees(b"hello\r\nhello")
+
+    os.close(terminal.ours)
+    await asyncio.to_thread(terminal.process.wait, 30)
+
+    row = await world.sessions.row("w1")
+    assert (row.live, row.state != "lost") == (True, True)
+
+
+async def test_a_signal_is_told_as_a_shell_does_and_leftovers_hold_nothing_up(world: Hosted) -> None:
+    """128 and its number; a child that holds the terminal changes neither the code nor its time."""
+    killed = await Terminal(world, "sh", "--id", "w1", "--", "-c", "sleep 0.3; kill -9 $$").code()
+    began = time.monotonic()
+    held = await Terminal(world, "sh", "--id", "w1", "--", "-c", "sleep 100 & sleep 0.3; exit 7").code()
+
+    assert (killed, held) == (137, 7)
+    assert time.monotonic() - began < 30
+
+
+async def test_a_lost_session_is_said(world: Hosted) -> None:
+    """Whoever looks on when the host is killed is told so, and gets 1."""
+    terminal = Terminal(world, "cat", "--id", "w1")
+    terminal.type(b"hello\r")
+    await terminal.sees(b"hello\r\nhello")
+    claimed = (await world.sessions.get("w1")).claimed
+    assert claimed is not None
+
+    os.kill(claimed.host_pid, signal.SIGKILL)
+
+    assert await terminal.code() == 1
+    assert b"harness: session 'w1' is lost" in terminal.seen
+
+
+async def test_without_a_terminal_its_output_and_input_are_ours(world: Hosted) -> None:
+    """As in a pipe."""
+    code, out, err = await world.command("run", "cat", stdin=b"hello\n\x04")
+
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "hello"
+
+
+# -- mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["sleep", "--id", "../../x", "--detach"], "letters, digits"),
+        (["sleep", "--id", "", "--detach"], "--id needs a value"),
+        (["sleep", "1000", "--id"], "--id needs a value"),
+        (["--id", "w1", "--detach"], "none is named"),
+        (["sleep", "--watch", "--detach"], "cannot be combined with --detach"),
+        (["sleep", "--preset", "impl"], "belongs to --watch"),
+        (["sleep", "--stall-after", "8m"], "belongs to --watch"),
+        (["sleep", "--max-resumes", "1"], "belongs to --watch"),
+        (["sleep", "--watch", "--preset", "nope"], "impl, plan, gate"),
+        (["sleep", "--watch", "--stall-after", "soon"], "--stall-after takes a time"),
+        (["sleep", "--watch", "--max-resumes", "-1"], "--max-resumes takes a whole number"),
+        (["sleep", "--meta", "{bad"], "--meta takes JSON"),
+        (["sleep", "--mode", "nope"], "pty, stream, app-server, once"),
+        (["sleep", "--max-turns", "0"], "--max-turns takes a whole number from 1"),
+        (["sleep", "--max-budget-usd", "nan"], "--max-budget-usd takes a number above 0"),
+        (["sleep", "--max-wall", "0"], "--max-wall takes a time"),
+        (["sleep", "--timeout", "-5"], "--timeout takes a time"),
+        (["sleep", "--inbox-ttl", "0"], "--inbox-ttl takes a time"),
+        (["sleep", "--port", "99999"], "--port takes a whole number"),
+        (["sleep", "--host", "127.0.0.1"], "needs a --port"),
+        (["sleep", "--watch-file", "/no/such/folder/x"], "there is no folder"),
+    ],
+)
+async def test_a_mistake_is_2_says_what_would_be_right_and_starts_nothing(world: Hosted, words: list[str], says: str) -> None:
+    """One line on stderr, nothing on stdout."""
+    code, out, err = await world.command("run", *words)
+
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+    assert err.endswith("Try: harness run --help\n")
+    assert await world.sessions.list(live=None) == []
