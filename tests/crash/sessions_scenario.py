@@ -252,9 +252,9 @@ def mortal(world: World) -> None:
         in_seconds(world, "guard")
         being()
 
-    def hosting(will: int) -> None:
+    def hosting(*given: Any) -> None:
         in_seconds(world, "host")
-        running(will)
+        running(*given)
 
     guard._become_subreaper = guarding
     guard._run_host = hosting

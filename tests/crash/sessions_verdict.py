@@ -142,7 +142,7 @@ def undelivered(sessions: Sequence[Session], heard: Sequence[str], *, receipts_l
 
 def uncounted(sessions: Sequence[Session], saved: Saved) -> Iterable[str]:
     """Tokens that the program counts and that are on record twice, or not at all."""
-    vendor = sessions[-1].vendor_session
+    vendor = sessions[-1].vendor_session if sessions else ""
     if (kept := saved(vendor)) is not None:
         counted = sum(session.totals.input_tokens for session in sessions if session.vendor_session == vendor)
         if counted != kept["input_tokens"]:

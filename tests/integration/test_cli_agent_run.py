@@ -133,6 +133,15 @@ async def test_an_agent_that_dies_at_once_is_told_with_its_code_and_last_words(w
     assert await world.sessions.list() == []
 
 
+async def test_a_start_that_takes_too_long_is_124_and_leaves_nothing(world: Hosted) -> None:
+    """A script can tell a slow machine from a broken agent."""
+    code, out, err = await world.command("run", "sleep", "--id", "w1", "--timeout", "0.001s", "--detach", "--", "1000")
+
+    assert (code, out) == (124, "")
+    assert err == "harness: no session was registered within 0.001 s; what was started is ended\n"
+    assert await world.sessions.list() == []
+
+
 # -- in the foreground
 
 

@@ -14,9 +14,8 @@ import jsonschema
 import pytest
 
 from harness.ledger import Draft, Event, Reserve, SQLiteStore, Write
-from harness.sessions import facts, published
+from harness.sessions import Launched, LaunchRequest, facts, launch, published
 from harness.sessions.ids import Folder
-from harness.sessions import Launched, LaunchRequest, launch
 from harness.wake import Bell
 
 PATIENCE_SECONDS = 30.0

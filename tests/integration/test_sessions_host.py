@@ -12,6 +12,7 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.processes import Identity, find
+from harness.processes.identity import read_environment
 from harness.sessions import facts
 from harness.sessions.facts import ExitReason, MessageStatus, Placing, State
 from harness.sessions.starting import AgentDied
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from tests.conftest import Hosted
 
 CLAUDE = {"mode": "stream"}
+
+
+def agents(hosted: Hosted, id_: str) -> int:
+    """How many agents run under this id in this home; other tests use the same ids in theirs."""
+    homes = [read_environment(found.identity.pid).get("HARNESS_HOME") for found in find(f"session/{id_}@")]
+    return homes.count(str(hosted.home))
 
 
 async def test_a_message_is_written_accepted_and_done_in_that_order(hosted: Hosted) -> None:
@@ -62,7 +69,7 @@ async def test_a_live_id_is_refused_naming_its_pid(hosted: Hosted) -> None:
     with pytest.raises(HarnessError, match=f"'w1' is in use .pid {first.pid}"):
         await hosted.launch("sleep", "1000", mode="once", id="w1")
 
-    assert len(find("session/w1")) == 1
+    assert agents(hosted, "w1") == 1
 
 
 async def test_eight_starts_of_one_id_at_once_give_one_session(hosted: Hosted) -> None:
@@ -74,7 +81,7 @@ async def test_eight_starts_of_one_id_at_once_give_one_session(hosted: Hosted) -
     started = [each for each in outcomes if not isinstance(each, BaseException)]
     assert len(started) == 1
     assert all(isinstance(each, HarnessError) for each in outcomes if each is not started[0])
-    assert len(find("session/w1")) == 1
+    assert agents(hosted, "w1") == 1
 
 
 async def test_a_missing_program_and_one_that_dies_at_once_are_told_at_once(hosted: Hosted) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import Busy, HarnessError, StoreUnavailable
+from harness.errors import Busy, HarnessError, StoreUnavailable, UsageError
 from harness.ledger import MemoryStore
 from harness.ledger.gate import Gate
 from harness.people import Questions, QuestionStatus
@@ -26,6 +26,7 @@ from harness.sessions.facts import ExitReason, MessageStatus, State
 from harness.sessions.host import recorder
 from harness.sessions.host.digest import Digest
 from harness.sessions.host.host import Host
+from harness.sessions.host.limits import Limits
 from harness.sessions.host.setup import Answer, Setup
 from harness.sessions.record import Message, Session
 
@@ -209,6 +210,22 @@ async def test_a_vendors_session_stays_its_owners(hosted: Hosted) -> None:
     assert [await hosted.store.holder_of(lock) for lock in locks] == [None, None, None]
 
 
+async def test_a_vendors_session_of_a_run_that_is_no_more_is_taken_over(hosted: Hosted) -> None:
+    """Nobody has recorded that it is lost yet: the one that goes on with its session does, and lives."""
+    first = await speaks(hosted, f"init('{VENDOR}1'); state('idle'); sys.stdin.read()")
+    await hosted.state(first, "prompt")
+    for pid in (first.guard_pid, first.host_pid):
+        os.kill(pid, signal.SIGKILL)
+
+    second = await speaks(hosted, f"time.sleep(0.5); init('{VENDOR}1'); state('idle'); sys.stdin.read()")
+    session = await hosted.state(second, "prompt", "exited")
+
+    assert session.state is State.PROMPT
+    holder = await hosted.store.holder_of(facts.vendor_lock(first.cli, f"{VENDOR}1"))
+    assert holder is not None
+    assert holder[0] == f"session/{second.key}"
+
+
 # -- sessions within sessions
 
 
@@ -352,3 +369,27 @@ def test_a_report_that_makes_no_sense_costs_the_others_nothing() -> None:
     drafts, _ = digest.take([good, broken, good], 1)
 
     assert [draft.payload.kind for draft in drafts] == ["test", "report", "test"]  # type: ignore[union-attr]
+
+
+# -- limits
+
+
+async def test_a_budget_that_nobody_could_keep_is_refused(hosted: Hosted) -> None:
+    """A program that does not say what it uses is not started under a budget that would mean nothing."""
+    with pytest.raises(UsageError, match="--max-budget-usd cannot be kept: sleep in mode pty"):
+        await hosted.launch("sleep", "1000", mode="pty", max_budget_usd=1.0)
+
+    assert await hosted.sessions.list(live=None) == []
+
+
+def test_what_nobody_can_price_is_no_budget_left() -> None:
+    """Unknown is neither free nor little: the session ends, and the reason names the model."""
+    session = Session(key="w1@0f3a9c21")
+    budget = Limits(facts.Limits(max_budget_usd=5.0))
+    session.totals.cost_usd = 4.0
+    assert budget.crossed(session, 0) == ""
+
+    session.totals.unpriced = "some-model"
+
+    assert "nobody knows what some-model costs" in budget.crossed(session, 0)
+    assert Limits(facts.Limits()).crossed(session, 0) == ""

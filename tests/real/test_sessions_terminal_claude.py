@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -127,10 +128,12 @@ async def test_it_is_ready_and_says_who_it_is(claude: Start) -> None:
     await agent.prompt(Source.PROTOCOL)
     await agent.prompt(Source.SCREEN)
 
-    (who,) = agent.all(facts.Identified)
-    assert who.vendor_session
+    await agent.until(lambda: len(agent.all(facts.Identified)) == 2)
+    (who,) = [told for told in agent.all(facts.Identified) if told.vendor_session]
+    (which,) = [told.cli_version for told in agent.all(facts.Identified) if told.cli_version]
     assert who.transcript.endswith(f"{who.vendor_session}.jsonl")
     assert who.model
+    assert which in subprocess.run([program(), "--version"], capture_output=True, text=True, check=True).stdout
 
 
 async def test_a_message_of_many_lines_is_one_prompt(claude: Start, model: MockModel) -> None:

@@ -117,7 +117,10 @@ async def test_a_message_of_many_lines_is_one_prompt(codex: Start, model: MockMo
     (receipt,) = agent.all(Receipt)
     assert (receipt.stage, receipt.message_id) == ("accepted", "m1")
     assert (ended.outcome, ended.summary, ended.message_ids) == ("success", "Hello.", ("m1",))
-    assert agent.all(facts.Identified)[0].vendor_session
+    told = agent.all(facts.Identified)
+    assert any(each.vendor_session for each in told)
+    assert {each.model for each in told} - {""} == {"gpt-5.5-codex"}
+    assert any(each.cli_version for each in told)
 
 
 async def test_it_is_busy_and_takes_what_steers_it(codex: Start, model: MockModel) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import anyio
 import pytest
 from hypothesis import given
@@ -58,6 +61,20 @@ def test_a_model_that_the_table_lacks_is_looked_up() -> None:
     assert price_of("gemini-2.5-flash") is not None
     assert price_of("llama-that-nobody-lists-anywhere") is None
     assert price_of("default") is None
+
+
+def test_a_small_process_asks_the_table_alone() -> None:
+    """Looking a model up elsewhere loads what a session's host has no room for."""
+    code = """if True:
+        import sys
+        from harness.spend import price_of
+        print(price_of("gpt-5-image-mini", published=False).input, price_of("llama", published=False))
+        print([name for name in ("genai_prices", "pydantic", "httpx") if name in sys.modules])
+    """
+
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert told == "1.25 None\n[]\n"
 
 
 def test_own_prices_come_first() -> None:

@@ -6,10 +6,8 @@ Loads as little as it can: the host gets ready while the settings are read.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.agent_words import AgentWords
@@ -18,6 +16,7 @@ from harness.sessions import AgentDied, Launched, Launching
 
 if TYPE_CHECKING:
     import socket
+    from pathlib import Path
 
     from harness.repo import Worktree
     from harness.sessions import LaunchRequest, SessionSettings
@@ -90,6 +89,8 @@ def _settings(words: AgentWords) -> tuple[Settings, SessionSettings]:
 
 
 def _request(words: AgentWords, settings: Settings, section: SessionSettings, *, port: int) -> LaunchRequest:
+    from pathlib import Path
+
     from harness.sessions import LaunchRequest
 
     cwd = Path.cwd()
@@ -176,6 +177,7 @@ def _resumed(settings: Settings, name: str) -> tuple[str, str]:
 def _in_worktree(words: AgentWords, request: LaunchRequest, settings: Settings) -> LaunchRequest:
     """Start in a worktree of the session's own."""
     import asyncio
+    from pathlib import Path
 
     from msgspec.structs import replace
 
@@ -213,12 +215,16 @@ def _died(died: AgentDied, words: AgentWords) -> int:
         print(died.tail, flush=True)
         return 1 if died.code is None else died.code
     if "json" in words.flags or "detach" in words.flags:
+        import json
+
         print(json.dumps({"ok": False, "error": str(died), "code": died.code, "tail": died.tail}))
     print(f"harness: {' '.join(str(died).split())}", file=sys.stderr)
     return 1
 
 
 def _show(words: AgentWords, settings: Settings, launched: Launched, request: LaunchRequest) -> int:
+    import json
+
     line = json.dumps(
         {
             "ok": True, "id": launched.id, "cli": launched.cli, "pid": launched.pid, "host_pid": launched.host_pid,

@@ -7,13 +7,10 @@ or is needed as the agent's name.
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import UsageError
-from harness.sessions.watch_policy import seconds
 
 VALUES = frozenset(
     {
@@ -27,20 +24,24 @@ OPTIONAL = frozenset({"tmux", "watch", "worktree"})
 PROJECT_ONLY = frozenset({"no-service", "quiet", "demo"})
 
 
-@dataclass(slots=True, kw_only=True)
 class AgentWords:
-    """What was asked for."""
+    """What was asked for. No dataclass: it would be half of what is loaded before the session's host is started."""
 
-    agent: str
-    agent_args: list[str] = field(default_factory=list[str])
-    values: dict[str, str] = field(default_factory=dict[str, str])
-    flags: set[str] = field(default_factory=set[str])
-    optional: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
+    def __init__(self, agent: str = "") -> None:
+        self.agent = agent
+        self.agent_args: list[str] = []
+        self.values: dict[str, str] = {}
+        self.flags: set[str] = set()
+        self.optional: dict[str, str | None] = {}
 
     def duration(self, name: str) -> float | None:
         """An option as seconds; `90`, `90s`, `8m` and `1h` are such. Raises `UsageError`."""
         text = self.values.get(name)
-        return None if text is None else seconds(text, name=f"--{name}")
+        if text is None:
+            return None
+        from harness.sessions.watch_policy import seconds
+
+        return seconds(text, name=f"--{name}")
 
     def whole(self, name: str, *, least: int = 0, most: int = 10**9) -> int | None:
         """An option as a whole number. Raises `UsageError`."""
@@ -69,6 +70,8 @@ class AgentWords:
         text = self.values.get(name)
         if text is None:
             return None
+        import json
+
         try:
             return json.loads(text)
         except ValueError as error:
@@ -77,7 +80,7 @@ class AgentWords:
 
 def read(words: list[str]) -> AgentWords | None:
     """The words after `harness run`; None if no agent is named, which means the project. Raises `UsageError`."""
-    found = AgentWords(agent="")
+    found = AgentWords()
     rest = list(words)
     borrowed: list[str] = []  # optional values that may turn out to be the agent's name
     while rest:

@@ -9,16 +9,15 @@ table below; everything else (`--help`, a mistake) goes the usual way, which end
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(NamedTuple):
     """A long-running process that was asked for, with its options by name."""
 
     command: str
-    values: dict[str, str] = field(default_factory=dict[str, str])
-    flags: frozenset[str] = frozenset()
+    values: dict[str, str]
+    flags: frozenset[str]
 
     def number(self, name: str) -> int | None:
         """An option as a whole number; None if it was not given. Raises `UsageError`."""

@@ -30,10 +30,11 @@ def main() -> int:
     _become_subreaper()
     _restore_path()
     deed, will = os.pipe()  # what the host has taken on is told here, for whoever has to bury it
+    guard = os.getpid()
     host = os.fork()
     if host == 0:
         os.close(deed)
-        _run_host(will)
+        _run_host(will, guard)
     os.close(will)
     _let_go()
     _pass_on(host)
@@ -62,7 +63,7 @@ def _become_subreaper() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _run_host(will: int) -> None:
+def _run_host(will: int, guard: int) -> None:
     """In the child: be the host; never returns."""
     code = 1
     gc.disable()  # until everything is loaded and frozen: none of it will ever be garbage
@@ -72,7 +73,7 @@ def _run_host(will: int) -> None:
                 import_module(name)
         from harness.sessions.host.main import run
 
-        code = run(request=os.dup(0), answer=os.dup(1), will=will, guard_pid=os.getppid())
+        code = run(request=os.dup(0), answer=os.dup(1), will=will, guard_pid=guard)
     finally:
         os._exit(code)
 

@@ -20,7 +20,9 @@ Verdict = Literal["allow", "deny", "ask"]
 _RULE = re.compile(r"([A-Za-z0-9_.:*-]+)(?:\((.*)\))?", re.DOTALL)
 _SUBJECTS = ("command", "cmd", "file_path", "path", "url", "pattern", "query", "skill")
 _PATHS = frozenset({"file_path", "path"})  # judged by where they lead: src/../../etc is not below src
-_CHAINS = re.compile(r"[;&|`\n<>]|\$\(")
+_RUNS_MORE = re.compile(r"`|\$\(|\$\{[\s|(]")  # also between double quotes
+_CHAINS = re.compile(rf"[;&|\n<>]|\$['\"]|{_RUNS_MORE.pattern}")  # an ANSI-C quote is not read here, so it is not trusted
+_PIECES = re.compile(r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\[^;&|\n<>`]|[^'"\\]+""", re.DOTALL)
 
 
 class ApprovalRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +66,22 @@ def _subject(arguments: object) -> str:
     return ""
 
 
+def chained(line: str) -> bool:
+    """Whether a shell could run more than one command for this line, or writes to a file; in doubt it could."""
+    place = 0
+    while place < len(line):
+        piece = _PIECES.match(line, place)
+        if piece is None:  # a quote without an end, or something escaped that ends a command
+            return True
+        text, place = piece[0], piece.end()
+        if text[0] == '"':
+            if _RUNS_MORE.search(text):
+                return True
+        elif text[0] not in "'\\" and _CHAINS.search(text + line[place : place + 1]):
+            return True
+    return False
+
+
 def _matching(rules: Iterable[str], tool: str, subject: str, *, narrow: bool) -> str:
     """The first rule that names this call. A narrow one never covers several commands with a pattern for one."""
     for rule in rules:
@@ -72,7 +90,7 @@ def _matching(rules: Iterable[str], tool: str, subject: str, *, narrow: bool) ->
             continue
         if found[2] is None:
             return rule
-        if narrow and _CHAINS.search(subject):
+        if narrow and chained(subject):
             continue
         if fnmatchcase(subject, found[2].replace(":*", "*")):
             return rule

@@ -57,6 +57,7 @@ class Totals(msgspec.Struct, kw_only=True):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     cost_usd: float | None = None
+    unpriced: str = ""  # a model of which nobody knows what it costs
     messages: int = 0
     turns: int = 0
     tools: int = 0
@@ -216,7 +217,9 @@ class Session(msgspec.Struct, kw_only=True):
         totals.output_tokens += told.output_tokens
         totals.cached_tokens += told.cached_tokens
         totals.reasoning_tokens += told.reasoning_tokens
-        if told.cost_usd is not None:
+        if told.cost_usd is None:
+            totals.unpriced = told.model or "its model"
+        else:
             totals.cost_usd = (totals.cost_usd or 0.0) + told.cost_usd
 
 

@@ -6,7 +6,6 @@ It is what `harness run` imports, so it loads neither asyncio nor msgspec. Owns 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
@@ -14,9 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from harness.errors import HarnessError, ProcessError, UsageError
 
@@ -34,8 +31,7 @@ INHERITED = (
 """What a session tells its agent; a session that the agent starts has its own."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launched:
+class Launched(NamedTuple):
     """A session that is registered and whose agent runs."""
 
     id: str
@@ -47,6 +43,15 @@ class Launched:
     mode: str
     log: str
     folder: str
+
+
+class NotRegistered(ProcessError):
+    """Nothing was registered within the time that a start was given; what was started is ended."""
+
+    exit_code = 124
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no session was registered within {seconds:g} s; what was started is ended")
 
 
 class AgentDied(ProcessError):
@@ -81,8 +86,8 @@ class Launching:
     def finish(self, request: LaunchRequest) -> Launched:
         """Start the session and return when it is registered. It outlives this process.
 
-        Raises `UsageError` for a bad request, `ProcessError` if the program cannot be started or nothing is registered
-        in time, `AgentDied` if it ended at once, `HarnessError` naming the pid if the id is in use. Nothing is left then.
+        Raises `UsageError` for a bad request, `ProcessError` if the program cannot be started, `NotRegistered` if that takes
+        too long, `AgentDied` if it ended at once, `HarnessError` naming the pid if the id is in use. Nothing is left then.
         """
         import msgspec
 
@@ -96,7 +101,7 @@ class Launching:
             lines = _lines(guard.stdout.fileno(), 2, request.timeout_seconds)
         guard.wait()
         if lines is None:
-            raise ProcessError(f"no session was registered within {request.timeout_seconds:g} s; what was started is ended")
+            raise NotRegistered(request.timeout_seconds)
         return _read(lines[-1])
 
     def abandon(self) -> None:
@@ -115,7 +120,7 @@ def launch(request: LaunchRequest, *, environment: Mapping[str, str] | None = No
 
 def _importable(environment: dict[str, str]) -> dict[str, str]:
     """Let the guard find this package where it was found by path alone."""
-    root = str(Path(__file__).resolve().parents[2])
+    root = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))  # noqa: PTH118, PTH120 - no pathlib yet
     if root in sys.path and "site-packages" not in root:
         rest = environment.get("PYTHONPATH")
         return {
@@ -155,23 +160,34 @@ def _part(descriptor: int, deadline: float) -> bytes | None:
 
 
 def _give_up(descriptor: int, held: bytes) -> None:
-    """The guard, which says its pid at once, ends its host and all that it has started when it is asked to."""
+    """The guard, which says its pid at once, ends all that it has started, and itself, when it is asked to."""
     deadline = time.monotonic() + _GIVE_UP_SECONDS
     while b"\n" not in held and (part := _part(descriptor, deadline)):
         held += part
-    if b"\n" in held:
-        with contextlib.suppress(ProcessLookupError, ValueError):
-            os.kill(int(held.split(b"\n")[0]), signal.SIGTERM)
-            while _part(descriptor, deadline):  # until the host, which holds the other end, is gone
-                pass
+    told = held.partition(b"\n")[0]
+    if not (b"\n" in held and told.isdigit()):
+        return
+    if not hasattr(os, "pidfd_open"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(told), signal.SIGTERM)
+        return
+    with contextlib.suppress(OSError):  # it is gone already
+        guard = os.pidfd_open(int(told))
+        try:
+            signal.pidfd_send_signal(guard, signal.SIGTERM)
+            select.select([guard], [], [], max(deadline - time.monotonic(), 0))
+        finally:
+            os.close(guard)
 
 
 def _read(line: bytes) -> Launched:
     if not line.startswith(b"{"):  # nothing came after the guard's pid
         raise ProcessError("the session's host ended before it had registered; look at its host.log")
-    told = cast("dict[str, Any]", json.loads(line))
+    import msgspec
+
+    told = cast("dict[str, Any]", msgspec.json.decode(line))
     if told.get("ok"):
-        names = Launched.__dataclass_fields__
+        names = Launched._fields
         return Launched(**{name: told[name] for name in names})
     message = str(told.get("error", "the session could not be started"))
     if "code" in told:

@@ -304,9 +304,7 @@ class Host:
         try:
             await self.recorder.append(*drafts, guards=guards)
         except KeyTaken as taken:  # the program goes on with a session of its own that is another host's
-            await self.recorder.append(*drafts)
-            reason = f"{taken.name.rpartition('/')[2]} is in use by {taken.stream.partition('/')[2]}"
-            self._stop(facts.StopRequested(by="harness", reason=reason, timeout_seconds=5.0, kill=True), ExitReason.FAILURE)
+            await self._dispute(taken, drafts, guards)
         except StoreUnavailable:
             raise
         except HarnessError as error:  # one of them is nothing that a ledger can hold: the others are written
@@ -315,6 +313,16 @@ class Host:
                 with contextlib.suppress(LedgerError):
                     await self.recorder.append(each)
         self._after_writing(drafts, before)
+
+    async def _dispute(self, taken: KeyTaken, drafts: list[Draft], guards: tuple[Guard, ...]) -> None:
+        """Write reports that claim what another run has: if that is no more, it is ours, else this one is ended."""
+        try:
+            await burying.make_room(self._store, taken, self._setup.id)
+            await self.recorder.append(*drafts, guards=guards)
+        except HarnessError:
+            await self.recorder.append(*drafts)
+            reason = f"{taken.name.rpartition('/')[2]} is in use by {taken.stream.partition('/')[2]}"
+            self._stop(facts.StopRequested(by="harness", reason=reason, timeout_seconds=5.0, kill=True), ExitReason.FAILURE)
 
     def _after_writing(self, drafts: list[Draft], before: State) -> None:
         if any(each.type == facts.TURN_COMPLETED for each in drafts):

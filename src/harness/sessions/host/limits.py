@@ -20,6 +20,8 @@ class Limits(msgspec.Struct, frozen=True):
             return f"the limit of {given.max_turns} turns is reached"
         if given.max_budget_usd is not None and (totals.cost_usd or 0.0) >= given.max_budget_usd:
             return f"the budget of {given.max_budget_usd:g} USD is spent: {totals.cost_usd or 0.0:.4f}"
+        if given.max_budget_usd is not None and totals.unpriced:
+            return f"nobody knows what {totals.unpriced} costs, so that a budget of {given.max_budget_usd:g} USD cannot be kept"
         ends = self.ends_us(session)
         if ends is not None and now_us >= ends:
             return f"the limit of {given.max_wall_seconds:g} s is over"

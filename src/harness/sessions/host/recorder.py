@@ -16,7 +16,7 @@ from harness.sessions.ids import Folder
 from harness.sessions.record import Session
 from harness.sessions.summary_file import write as write_summary
 
-_KEEP_MESSAGES = 256
+_KEEP = 256  # messages, and approvals, that are over
 _SAVE_SECONDS = 1.0
 _AGAIN_SECONDS = 0.5  # between tries at a full disk, or at a server that is away
 
@@ -122,13 +122,14 @@ class Recorder:
         write_summary(self._folder.path, self.session)
 
     def _forget_old(self) -> None:
-        """A session of days sees many messages; those that are over are told by the ledger."""
-        messages = self.session.messages
-        if len(messages) <= 2 * _KEEP_MESSAGES:
-            return
-        over = [id_ for id_, message in messages.items() if not message.open]
-        for id_ in over[:-_KEEP_MESSAGES]:
-            del messages[id_]
+        """A session of days sees many messages and approvals; those that are over are told by the ledger."""
+        messages, approvals = self.session.messages, self.session.approvals
+        if len(messages) > 2 * _KEEP:
+            for id_ in [id_ for id_, message in messages.items() if not message.open][:-_KEEP]:
+                del messages[id_]
+        if len(approvals) > 2 * _KEEP:
+            for request in [request for request, approval in approvals.items() if approval.decision][:-_KEEP]:
+                del approvals[request]
 
 
 def moved(

@@ -16,6 +16,7 @@ from harness.errors import UsageError
 from harness.ledger import Reserve
 from harness.processes import Identity, RotatingLog, Size
 from harness.sessions import facts, ids, policy, programs
+from harness.sessions.facts import Mode
 from harness.sessions.host.viewers import note_size
 from harness.sessions.record import Message
 from harness.sessions.request import LaunchRequest
@@ -91,6 +92,7 @@ class Setup:
             max_budget_usd=request.max_budget_usd, max_turns=request.max_turns, max_wall_seconds=request.max_wall_seconds
         )
         self.plan = programs.plan(request, id_=self.id)
+        _check_budget(request, self.plan.mode)
         self.claimed = self._claimed(guard_pid)
         self.settle_seconds = _SETTLE_SECONDS
         self.transcript: RotatingLog | None = None
@@ -199,6 +201,14 @@ class Setup:
 def request_from(data: bytes) -> LaunchRequest:
     """The request as it came through the pipe."""
     return msgspec.json.decode(data, type=LaunchRequest)
+
+
+def _check_budget(request: LaunchRequest, mode: Mode) -> None:
+    """Refuse a budget for a program that does not say what it uses: it would be one that nobody keeps."""
+    name = Path(request.cli).name
+    tells = mode in (Mode.STREAM, Mode.APP_SERVER) or (mode is Mode.ONCE and name in ("claude", "codex"))
+    if request.max_budget_usd is not None and not tells:
+        raise UsageError(f"--max-budget-usd cannot be kept: {name} in mode {mode} does not say what it uses; --max-wall can")
 
 
 def _rules(given: Mapping[str, Any]) -> policy.ApprovalRules:
