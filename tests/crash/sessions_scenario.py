@@ -52,7 +52,7 @@ from harness.sessions.rehearsal.catalogue import REHEARSALS, install
 from harness.sessions.starting import Launched
 
 sys.path.insert(0, str(Path(__file__).parent))
-from sessions_verdict import WORDS, look, struck
+from sessions_verdict import WORDS, look, noticed
 
 RUN_SECONDS = 40
 REAP_SECONDS = 10.0
@@ -432,8 +432,12 @@ def point(root: Path, name: str, twin: str, strike: Strike) -> bool:
         what = look(
             world.database, told=[*told, *more], heard=world.heard(), saved=world.saved, receipts_last=world.twin.receipts_last
         )
-        os.write(descriptor, "\n".join(asyncio.run(what)).encode())
-        if asyncio.run(struck(world.database)):
+        wrong = asyncio.run(what)
+        by = asyncio.run(noticed(world.database))
+        if strike.victim == "host" and by - {"guard"}:
+            wrong.append(f"that the host was killed is noticed by {by}, not by its guard")
+        os.write(descriptor, "\n".join(wrong).encode())
+        if by:
             world.killed()
 
     code, seen = forked(looking)

@@ -58,14 +58,14 @@ async def look(
     return wrong
 
 
-async def struck(database: str) -> bool:
-    """Whether the record tells of a host or guard that was killed."""
+async def noticed(database: str) -> set[str]:
+    """Who has noticed that a host or a guard was killed."""
+    found: set[str] = set()
     async with SQLiteStore(database, read_only=True) as store:
-        for head in await store.heads("session/"):
-            for event in await store.read(head.stream):
-                if event.type == facts.GUARD_LOST or (event.type == facts.EXITED and event.payload["reason"] == "lost"):
-                    return True
-    return False
+        for event in await store.read_all(streams=("session/",), types=(facts.GUARD_LOST, facts.EXITED), limit=1000):
+            if event.type == facts.GUARD_LOST or event.payload["reason"] == "lost":
+                found.add(event.actor.partition("/")[0])
+    return found
 
 
 def unlawful(events: Iterable[Event]) -> Iterable[str]:

@@ -145,7 +145,7 @@ async def test_a_worktree_has_a_branch_by_the_sessions_name(cli: Cli, repository
     assert ended.claimed is not None
     assert ended.claimed.branch == "harness/w"
     code, _, err = await cli.hosted.command("run", "--detach", "--id", "w", "--worktree", "other", "sh", "--", "-c", "exit 0")
-    assert code == 2
+    assert code == 1
     assert err.startswith(f"harness: {cli.home / 'worktrees' / 'w'} is there already, on branch harness/w")
 
 
@@ -155,7 +155,7 @@ async def test_a_worktree_needs_a_repository_with_a_commit(cli: Cli) -> None:
     git(cli.root, "init", "-q")
     told += [(await cli.hosted.command("run", "--detach", "--worktree", "x", "sleep", "1000"))[::2]]
 
-    assert [code for code, _ in told] == [2, 2]
+    assert [code for code, _ in told] == [1, 1]
     assert told[0][1] == f"harness: --worktree needs a git repository, and {cli.root} is in none\n"
     assert told[1][1] == f"harness: --worktree needs a commit, and {cli.root} has none yet\n"
     assert await cli.sessions.list(live=None) == []

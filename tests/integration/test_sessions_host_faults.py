@@ -133,6 +133,24 @@ def _host(root: Path) -> Host:
     return Host(setup, MemoryStore())
 
 
+async def test_a_git_that_hangs_delays_no_end(hosted: Hosted) -> None:
+    """Where the repository stands is worth a moment, not the budget of a stop."""
+    git = hosted.root / "bin" / "git"
+    git.parent.mkdir()
+    git.write_text("#!/bin/sh\nexec sleep 1000\n")
+    git.chmod(0o755)
+    path = f"{git.parent}{os.pathsep}{os.environ['PATH']}"
+    agent = await hosted.launch("sleep", "1000", mode="once", environment={**os.environ, "PATH": path})
+
+    began = time.monotonic()
+    await hosted.sessions.stop(agent.key, by="test", timeout_seconds=5)
+    ended = await hosted.ended(agent)
+
+    assert ended.exited is not None
+    assert ended.exited.reason is ExitReason.STOPPED
+    assert time.monotonic() - began < 5
+
+
 # -- approvals
 
 

@@ -189,20 +189,21 @@ def _in_worktree(words: AgentWords, request: LaunchRequest, settings: Settings) 
 
 
 async def _worktree(repository: Path, path: Path, id_: str, branch: str | None) -> Worktree:
-    """That of an earlier run of this id, or a new one. Raises `UsageError` where there can be none."""
+    """That of an earlier run of this id, or a new one. Raises `HarnessError` where there can be none."""
+    from harness.errors import HarnessError
     from harness.repo import Git, Worktrees
 
     git = Git(repository)
     if not (await git.try_run("rev-parse", "--git-dir")).ok:
-        raise UsageError(f"--worktree needs a git repository, and {repository} is in none")
+        raise HarnessError(f"--worktree needs a git repository, and {repository} is in none")
     if not (await git.try_run("rev-parse", "--verify", "--quiet", "HEAD^{commit}")).ok:
-        raise UsageError(f"--worktree needs a commit, and {repository} has none yet")
+        raise HarnessError(f"--worktree needs a commit, and {repository} has none yet")
     trees = Worktrees(repository)
     found = await trees.find(path)
     if found is None or not found.whole:
         return await trees.add(path, branch=branch or f"harness/{id_}")
     if branch not in (None, found.branch):
-        raise UsageError(
+        raise HarnessError(
             f"{path} is there already, on branch {found.branch or 'none'}: leave the branch out, choose another --id, "
             f"or remove it with 'git worktree remove {path}'"
         )

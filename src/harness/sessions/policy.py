@@ -20,9 +20,10 @@ Verdict = Literal["allow", "deny", "ask"]
 _RULE = re.compile(r"([A-Za-z0-9_.:*-]+)(?:\((.*)\))?", re.DOTALL)
 _SUBJECTS = ("command", "cmd", "file_path", "path", "url", "pattern", "query", "skill")
 _PATHS = frozenset({"file_path", "path"})  # judged by where they lead: src/../../etc is not below src
-_RUNS_MORE = re.compile(r"`|\$\(|\$\{[\s|(]")  # also between double quotes
-_CHAINS = re.compile(rf"[;&|\n<>]|\$['\"]|{_RUNS_MORE.pattern}")  # an ANSI-C quote is not read here, so it is not trusted
-_PIECES = re.compile(r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\[^;&|\n<>`]|[^'"\\]+""", re.DOTALL)
+_SUSPECT = re.compile(r"[;&|`\n<>()]|\$[({]")  # without these a line is one command, however it is quoted
+_EXPANDS = re.compile(r"`|\$[({[]")  # between double quotes, too; what quotes mean within is hard to tell
+_CHAINS = re.compile(r"[;&|`\n<>()#]|\$[({['\"]")  # `$'…'` has quotes of its own, and a comment has none
+_PIECES = re.compile(r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\[^;&|`\n<>()#]|[^'"\\]+""", re.DOTALL)
 
 
 class ApprovalRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,17 +68,17 @@ def _subject(arguments: object) -> str:
 
 
 def chained(line: str) -> bool:
-    """Whether a shell could run more than one command for this line, or writes to a file; in doubt it could."""
-    place = 0
+    """Whether a shell could run more than one command for this line, or write to a file; in doubt it could."""
+    place = 0 if _SUSPECT.search(line) else len(line)
     while place < len(line):
         piece = _PIECES.match(line, place)
-        if piece is None:  # a quote without an end, or something escaped that ends a command
+        if piece is None:  # a quote without an end
             return True
         text, place = piece[0], piece.end()
         if text[0] == '"':
-            if _RUNS_MORE.search(text):
+            if _EXPANDS.search(text):
                 return True
-        elif text[0] not in "'\\" and _CHAINS.search(text + line[place : place + 1]):
+        elif text[0] not in "'\\" and _CHAINS.search(text + line[place : place + 1].strip("\\")):
             return True
     return False
 

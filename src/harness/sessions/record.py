@@ -94,6 +94,7 @@ class Session(msgspec.Struct, kw_only=True):
     turn_started_us: int = 0
     last_event_us: int = 0
     messages: dict[str, Message] = msgspec.field(default_factory=dict[str, Message])
+    forgotten: dict[MessageStatus, int] = msgspec.field(default_factory=dict[MessageStatus, int])  # of `messages`, by a host
     approvals: dict[str, Approval] = msgspec.field(default_factory=dict[str, Approval])
     counters: dict[str, Cumulative] = msgspec.field(default_factory=dict[str, Cumulative])  # of the vendor, by model
     totals: Totals = msgspec.field(default_factory=Totals)

@@ -21,7 +21,7 @@ NAME = "session.json"
 def document(session: Session) -> dict[str, object]:
     """The session as plain JSON, keys in a fixed order; what nothing has told yet is None, empty or 0."""
     claimed = session.claimed
-    counted = Counter(str(message.status) for message in session.messages.values())
+    counted = Counter(session.forgotten) + Counter(message.status for message in session.messages.values())
     return {
         "schema_version": SCHEMA_VERSION,
         "id": session.id or session.key.partition("@")[0],
@@ -71,7 +71,7 @@ def document(session: Session) -> dict[str, object]:
             "cost_usd": session.totals.cost_usd,
             "busy_seconds": session.totals.busy_us / 1e6,
         },
-        "messages": {str(status): counted[str(status)] for status in MessageStatus},
+        "messages": {str(status): counted[status] for status in MessageStatus},
         "inbox": [_open_message(message) for message in session.messages.values() if message.open],
         "approvals": [
             {"request": asked.request, "tool": asked.tool, "summary": asked.summary, "asked": moment(asked.asked_us)}

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import Conflict, HarnessError, KeyTaken, LedgerError, ProcessError, Refused, StoreUnavailable, UsageError
 from harness.ledger import Draft, Event, Expect, Guard, Store, Unique, Write
@@ -41,6 +41,7 @@ _FOLLOW_AGAIN_SECONDS = 1.0
 _RECEIPT_US = 30_000_000  # what was written and shows no sign for so long will show none
 _TAIL_BYTES = 4096
 _PULSE_US = 5_000_000
+_GIT_SECONDS = 0.5  # for a last look at the repository: a git that hangs delays no end
 _REST_GRACE_SECONDS = 2.0  # for what an agent that has exited by itself leaves behind
 
 
@@ -165,7 +166,7 @@ class Host:
         ending = self._ending
         if ending is not None:
             await ending.done()
-        observed = asyncio.ensure_future(self._repository.observe("end"))
+        observed = self._run_beside(self._observe("end"))
         try:
             rest = (await process.stop(grace_seconds=_REST_GRACE_SECONDS if ending is None else 0.2)).needed
         except ProcessError as error:  # what it left is another user's: how it ended itself is known all the same
@@ -175,8 +176,7 @@ class Host:
         await self._approvals.close()
         async with self._writing:
             await self._write_reports()
-        if (seen := await observed) is not None:
-            await self.record(draft(facts.GIT, seen))
+        await asyncio.wait({observed}, timeout=_GIT_SECONDS)
         reason, needed, detail = (ending or Ending.none()).verdict(exit_, rest)
         await self._finish(exit_, reason, needed=needed, detail=detail, tail=self._tail())
 
@@ -510,10 +510,11 @@ class Host:
 
     # Small things
 
-    def _run_beside(self, work: Awaitable[None]) -> None:
+    def _run_beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._beside.add(task)
         task.add_done_callback(self._done_beside)
+        return task
 
     def _done_beside(self, task: asyncio.Task[None]) -> None:
         self._beside.discard(task)

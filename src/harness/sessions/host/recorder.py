@@ -16,7 +16,7 @@ from harness.sessions.ids import Folder
 from harness.sessions.record import Session
 from harness.sessions.summary_file import write as write_summary
 
-_KEEP = 256  # messages, and approvals, that are over
+_KEEP = 64  # messages, and approvals, that are over; each look at those that wait goes through all of them
 _SAVE_SECONDS = 1.0
 _AGAIN_SECONDS = 0.5  # between tries at a full disk, or at a server that is away
 
@@ -126,7 +126,8 @@ class Recorder:
         messages, approvals = self.session.messages, self.session.approvals
         if len(messages) > 2 * _KEEP:
             for id_ in [id_ for id_, message in messages.items() if not message.open][:-_KEEP]:
-                del messages[id_]
+                status = messages.pop(id_).status
+                self.session.forgotten[status] = self.session.forgotten.get(status, 0) + 1
         if len(approvals) > 2 * _KEEP:
             for request in [request for request, approval in approvals.items() if approval.decision][:-_KEEP]:
                 del approvals[request]
