@@ -138,3 +138,21 @@ async def test_an_erased_question_asks_nothing(questions: Questions, store: Memo
         await questions.get(question.id)
     await store.rebuild(QUESTIONS_VIEW)
     assert await questions.pending() == []
+
+
+async def test_a_question_is_withdrawn_by_whoever_asked(questions: Questions) -> None:
+    """It is not listed any more, takes no answer, and the same may be asked again; what is answered stays answered."""
+    first = await _ask(questions)
+    await questions.withdraw(first.id, reason="the session has ended")
+    await questions.withdraw(first.id, reason="once more")
+
+    assert await questions.pending() == []
+    assert (await questions.get(first.id)).status is QuestionStatus.WITHDRAWN
+    with pytest.raises(PolicyDenied, match="withdrawn"):
+        await questions.answer(first.id, "approve", by="ann", digest=DIGEST)
+    second = await _ask(questions)
+    assert second.id != first.id
+
+    await questions.answer(second.id, "approve", by="ann", digest=DIGEST)
+    await questions.withdraw(second.id, reason="too late")
+    assert (await questions.get(second.id)).status is QuestionStatus.ANSWERED

@@ -39,9 +39,8 @@ def check_id(id_: str) -> str:
 
 def new_id() -> str:
     """A random `adjective-noun`."""
-    import secrets
-
-    return f"{secrets.choice(_ADJECTIVES)}-{secrets.choice(_NOUNS)}"
+    one, other = os.urandom(4), os.urandom(4)
+    return f"{_ADJECTIVES[int.from_bytes(one) % len(_ADJECTIVES)]}-{_NOUNS[int.from_bytes(other) % len(_NOUNS)]}"
 
 
 def new_key(id_: str) -> str:
