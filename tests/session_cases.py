@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.session_rigs import comes_true
 
 from harness.errors import NotFound, UsageError
 from harness.sessions import Launched, facts
@@ -128,7 +129,7 @@ async def test_many_lines_come_as_they_were_sent(rig: Rig) -> None:
     if rig.takes_lines:
         assert rig.heard(LINES) == 1
     else:
-        await until(rig, agent, lambda _: rig.heard("last line says one"))
+        await comes_true(lambda: rig.heard("last line says one"))
         assert [rig.heard(line) for line in LINES.split("\n") if line] == [1, 1, 1]
 
 

@@ -130,7 +130,7 @@ class Rig:
         raise NotImplementedError
 
 
-async def until(true: Callable[[], object], seconds: float = 30.0) -> None:
+async def comes_true(true: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait for what only another process can make true, and tells nobody."""
     async with asyncio.timeout(seconds):
         while not true():
@@ -175,7 +175,7 @@ class Rehearsed(Rig):
         return self.told(f"exits {word}", "--exit", "7"), 7
 
     async def held(self, word: str) -> None:
-        await until(lambda: self.heard(f"holds {word}"))
+        await comes_true(lambda: self.heard(f"holds {word}"))
 
     def release(self, word: str) -> None:
         self._gate(word).touch()
@@ -293,7 +293,7 @@ class CommandOnce(Rig):
         return f"exits {word}", 7
 
     async def held(self, word: str) -> None:
-        await until(lambda: self.heard(f"holds {word}"))
+        await comes_true(lambda: self.heard(f"holds {word}"))
 
     def release(self, word: str) -> None:
         (self.hosted.root / f"gate-{word}").touch()

@@ -63,12 +63,13 @@ async def test_02_waiting_for_idle_returns_when_the_turn_is_over_and_not_before(
 async def test_03_a_send_that_timed_out_is_never_delivered(hosted: Hosted) -> None:
     """After 124 the message is withdrawn: the agent does not see it when it is at its prompt again."""
     journal = hosted.root / "journal"
-    agent = await hosted.rehearse("claude", "--work", "2", "--turn", "1", "--journal", str(journal), mode="stream")
+    agent = await hosted.rehearse("claude", "--hangs", "--turn", "1", "--journal", str(journal), mode="stream")
     first = await hosted.sessions.send(agent.key, "work")
     await hosted.state(agent, "busy")
 
     code, _, errors = await hosted.command("send", "--id", agent.id, "--timeout", "0.3", "too late")
-    await hosted.reached(agent, first, "done")
+    await hosted.sessions.interrupt(agent.key, by="test")
+    await hosted.reached(agent, first, "done", "failed")
     after = await hosted.said(agent, "after")
 
     assert code == 124

@@ -180,6 +180,8 @@ class Setup:
         from harness.spend import cost_micro_usd, price_of
 
         price = price_of(usage.model, published=False) if usage.model else None
+        if price is None and usage.model and self.request.max_budget_usd is not None:
+            price = price_of(usage.model)  # without one no budget can be kept, and that is worth a second and the memory
         if price is None:
             return None
         micro = cost_micro_usd(
