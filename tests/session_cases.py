@@ -297,6 +297,8 @@ async def test_what_was_killed_goes_on_as_the_same_session(rig: Rig, victim: str
         await done(rig, agent, rig.says("one"))
     else:
         await rig.held("one")
+    said = rig.says("one") if talks else "holds one"
+    await rig.saved(said)
     before = await until(rig, agent, lambda session: session.vendor_session or "resume" not in can)
     os.kill({"agent": before.pid, "host": agent.host_pid}[victim], signal.SIGKILL)
     ended = await rig.hosted.ended(agent)
@@ -325,7 +327,7 @@ async def test_what_was_killed_goes_on_as_the_same_session(rig: Rig, victim: str
     session = await now(rig, again)
     assert session.vendor_session in ("", ended.vendor_session)
     assert rig.heard(rig.says("two")) == 1
-    assert rig.remembers(ended.vendor_session, rig.says("one") if talks else "holds one")
+    assert rig.remembers(ended.vendor_session, said)
     if "usage" in can and talks:
         assert session.totals.input_tokens == 100
 

@@ -125,6 +125,9 @@ class Rig:
         """Whether what it asked leave for has been done."""
         raise NotImplementedError
 
+    async def saved(self, text: str) -> None:
+        """Return when what was said is in the program's own record: what is not, no program can continue after a kill."""
+
     def remembers(self, vendor_session: str, text: str) -> bool:
         """Whether the program that continues a session knows what was said before."""
         raise NotImplementedError
@@ -372,6 +375,10 @@ class Real(Rig):
 
     def did(self, word: str) -> bool:
         return (self.work / word).exists()
+
+    async def saved(self, text: str) -> None:
+        places = [self.hosted.root / "own" / "h" / each for each in (".claude/projects", ".codex/sessions")]
+        await comes_true(lambda: any(text in file.read_text() for place in places for file in place.rglob("*.jsonl")))
 
     def remembers(self, vendor_session: str, text: str) -> bool:
         return self.heard(text) == 1
