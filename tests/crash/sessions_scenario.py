@@ -22,7 +22,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -407,11 +407,28 @@ def reaped() -> list[str]:
             return []
         if not pid:
             time.sleep(0.002)
-    left = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
-    for pid in left:
-        os.kill(int(pid), signal.SIGKILL)
-        os.waitpid(int(pid), 0)
-    return [f"{len(left)} processes were left"]
+    left = len(children())
+    while pids := children():  # those of the ones that are killed are handed to us
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    return [f"{left} processes were left"]
+
+
+def children() -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()]
+
+
+def begun(world: World) -> None:
+    """Wait until a session whose client was killed while it was started is claimed, or its guard has ended."""
+    deadline = time.monotonic() + REAP_SECONDS
+    while children() and time.monotonic() < deadline:
+        with suppress(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{world.database}?mode=ro", uri=True)) as ledger:
+            if ledger.execute("SELECT 1 FROM keys WHERE name = 'session-id/w1'").fetchone():
+                return
+        time.sleep(0.005)
 
 
 def point(root: Path, name: str, twin: str, strike: Strike) -> bool:
@@ -424,6 +441,8 @@ def point(root: Path, name: str, twin: str, strike: Strike) -> bool:
     wrong = [] if code in expected else [f"the life ended with {code}"]
     if strike.victim != "client" or code == 0:
         wrong += reaped()
+    else:
+        begun(world)
     code, more = forked(lambda descriptor: resume(world, descriptor))
     wrong += [] if code == 0 else [f"the continuation ended with {code}"]
     wrong += reaped()

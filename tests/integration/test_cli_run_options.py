@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.session_rigs import until
+from tests.session_rigs import comes_true
 
 from harness.sessions import facts
 from harness.sessions.facts import MessageStatus
@@ -76,7 +76,7 @@ async def test_a_session_that_an_agent_starts_outlives_it(cli: Cli) -> None:
     for outer, inner in (("a", "b"), ("c", "d")):
         script = f"{HARNESS} run --detach --id {inner} -- sleep 1000; exec sleep 1000"
         await cli.run("--id", outer, "--mode", "once", "sh", "--", "-c", script)
-        await until(lambda inner=inner: (cli.home / "sessions" / inner / "session.json").exists())
+        await comes_true(lambda inner=inner: (cli.home / "sessions" / inner / "session.json").exists())
     b, d = await cli.session("b"), await cli.session("d")
     c = await cli.session("c")
     assert c.claimed is not None
@@ -88,7 +88,7 @@ async def test_a_session_that_an_agent_starts_outlives_it(cli: Cli) -> None:
     assert [str(each.exited.reason) for each in ended if each.exited] == ["stopped", "lost"]
     for outer in ended:
         assert outer.claimed is not None
-        await until(lambda pid=outer.claimed.guard_pid: not alive(pid))
+        await comes_true(lambda pid=outer.claimed.guard_pid: not alive(pid))
     for inner in (b, d):
         assert inner.claimed is not None
         assert [alive(pid) for pid in (inner.claimed.guard_pid, inner.claimed.host_pid, inner.pid)] == [True, True, True]
@@ -97,7 +97,7 @@ async def test_a_session_that_an_agent_starts_outlives_it(cli: Cli) -> None:
     for inner in (b, d):
         assert inner.claimed is not None
         for pid in (inner.pid, inner.claimed.host_pid, inner.claimed.guard_pid):
-            await until(lambda pid=pid: not alive(pid))
+            await comes_true(lambda pid=pid: not alive(pid))
 
 
 # Where it runs
@@ -125,14 +125,14 @@ async def test_a_worktree_keeps_changes_apart_and_is_taken_up_again(cli: Cli, re
     await cli.run("--id", "w", "--worktree", "feature/x", "sh", "--", "-c", script)
     first = await cli.session("w")
     tree = cli.home / "worktrees" / "w"
-    await until(lambda: (tree / "copy").exists() and "feature" in (tree / "copy").read_text())
+    await comes_true(lambda: (tree / "copy").exists() and "feature" in (tree / "copy").read_text())
     await cli("stop", "--id", "w")
     await cli.run("--id", "w", "--worktree", "feature/x", "sh", "--", "-c", "rm copy; exec sleep 1000")
 
     assert first.claimed is not None
     assert (first.claimed.cwd, first.claimed.worktree, first.claimed.branch) == (str(tree), str(tree), "feature/x")
     assert first.claimed.repo == str(repository)
-    await until(lambda: not (tree / "copy").exists())
+    await comes_true(lambda: not (tree / "copy").exists())
     assert git(repository, "status", "--porcelain") == ""
     assert git(repository, "branch", "--show-current") == "main\n"
 
@@ -173,7 +173,7 @@ async def test_a_description_and_meta_are_told_to_those_who_ask(cli: Cli) -> Non
     told = await cli.run("--id", "w", *words, "sh", "--", "-c", script)
 
     log = Path(told["log"])
-    await until(lambda: log.read_text().count("\n") == 4)
+    await comes_true(lambda: log.read_text().count("\n") == 4)
     assert log.read_text().split() == ["T-7", "parser", "w", told["key"], "sh"]
     assert "T-7 parser" in await cli("status")
     (row,) = json.loads(await cli("status", "--json"))
@@ -244,13 +244,13 @@ async def test_a_window_shows_a_session_and_owns_nothing_of_it(cli: Cli, tmux: A
 
     windows = tmux("list-windows", "-t", "harness", "-F", "#{window_name} #{window_width}x#{window_height}").splitlines()
     assert windows == ["win-one 120x40", "win-two 120x40"]
-    await until(lambda: "ready two" in tmux("capture-pane", "-p", "-t", "harness:win-two"))
+    await comes_true(lambda: "ready two" in tmux("capture-pane", "-p", "-t", "harness:win-two"))
     tmux("send-keys", "-t", "harness:win-two", "hello", "Enter")
-    await until(lambda: "got hello" in tmux("capture-pane", "-p", "-t", "harness:win-two"))
+    await comes_true(lambda: "got hello" in tmux("capture-pane", "-p", "-t", "harness:win-two"))
     assert (await cli.session("two")).claimed.tmux == "win-two"  # pyright: ignore[reportOptionalMemberAccess]
 
     await cli("stop", "--id", "one")
-    await until(lambda: tmux("list-windows", "-t", "harness", "-F", "#{window_name}").split() == ["win-two"])
+    await comes_true(lambda: tmux("list-windows", "-t", "harness", "-F", "#{window_name}").split() == ["win-two"])
     tmux("kill-server")
 
     two = await cli.session("two")

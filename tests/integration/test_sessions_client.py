@@ -15,10 +15,11 @@ from harness.errors import Conflict, NotFound, Refused, UsageError
 from harness.ledger import MemoryStore, PostgresStore, SQLiteStore, Store
 from harness.people import Questions
 from harness.processes import Identity
-from harness.sessions import facts, ids
+from harness.sessions import facts, ids, session_gone
 from harness.sessions.client import Row, Sender, Sessions, Until, sender_of
 from harness.sessions.client.messages import MAX_MESSAGE_BYTES, relayed
 from harness.sessions.facts import MessageStatus
+from harness.sessions.record import Session
 from harness.sessions.view import COLUMNS
 from harness.wake import Bell
 
@@ -533,6 +534,30 @@ async def test_a_host_that_dies_after_its_guard_is_missed_as_well(store: Store, 
 
     assert following.result() == facts.EXITED
     assert (await sessions.get(session.key)).state == "lost"
+
+
+async def test_a_session_whose_owners_die_between_two_looks_is_buried(
+    store: Store, sessions: Sessions, pretend: Pretend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They live when it is asked whether they do, and are gone when they are to be watched."""
+    from harness.sessions.client import waiting
+
+    session = await pretend(store)
+    looks: list[bool] = []
+
+    def gone(store: Store, known: Session) -> bool:
+        looks.append(session_gone(store, known))
+        if len(looks) == 1:
+            session.kill_guard()
+        return looks[-1]
+
+    monkeypatch.setattr(waiting, "session_gone", gone)
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        ended = await sessions.ended(session.key)
+
+    assert ended.state == "lost"
+    assert looks == [False, True]
 
 
 async def test_a_session_is_not_buried_under_the_next_run(store: Store, sessions: Sessions, pretend: Pretend) -> None:

@@ -206,7 +206,7 @@ async def _host_of(database: str, *, other_than: int) -> int:
 
 def _holds(folder: Path, database: str) -> bool:
     try:
-        guards = b"harness.sessions.guard" in (folder / "cmdline").read_bytes()
+        guards = b"sessions/guard.py" in (folder / "cmdline").read_bytes()
         return guards and any(str(each.readlink()) == f"{database}-gate" for each in (folder / "fd").iterdir())
     except OSError:
         return False

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.session_rigs import until
+from tests.session_rigs import comes_true
 
 from harness.sessions import ids, session_gone
 
@@ -29,7 +29,7 @@ async def test_a_session_is_alive_for_as_long_as_its_host_holds_its_folder(
     assert not session_gone(hosted.store, seen)
     for pid in (launched.guard_pid, launched.host_pid):  # its agent goes on, and holds nothing
         os.kill(pid, 9)
-    await until(lambda: session_gone(hosted.store, seen))
+    await comes_true(lambda: session_gone(hosted.store, seen))
     ended = await hosted.ended(launched)
     assert ended.exited is not None
     assert (ended.exited.reason, ended.exited.by) == ("lost", "test")

@@ -186,6 +186,12 @@ class Codex:
         finally:
             await wire.leave()
 
+    async def saved(self, text: str) -> None:
+        """Return when this is in the program's own record, which it writes at its own pace."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not any(text in file.read_text() for file in (self.home / "sessions").rglob("*.jsonl")):
+                await asyncio.sleep(0.02)
+
     async def once(self, prompt: str, *args: str, **wishes: Any) -> tuple[Wire, int]:
         """`codex exec` from its start to its end."""
         line = self.line(Mode.ONCE, "--skip-git-repo-check", *args, prompt=prompt, **wishes)
@@ -517,9 +523,9 @@ async def test_a_thread_is_continued_after_a_kill(codex: Callable[..., Codex]) -
     agent = codex(**{"^first": [{"text": "one"}], "^cut": [{"hold": "never", "text": "never"}], "^again": [{"text": "two"}]})
     async with agent.server() as wire:
         await wire.turn("first")
-        wire.say("cut", id_="m-cut")
+        wire.say("cut off by a kill", id_="m-cut")
         cut = await wire.until(TurnStarted, lambda each: each.message_ids == ("m-cut",))
-        await wire.until(Progress, after=wire.reports.index(cut))
+        await agent.saved("cut off by a kill")
         await wire.kill()
     thread = next(each.vendor_session for each in wire.all(Identified) if each.vendor_session)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.session_rigs import real_program, until
+from tests.session_rigs import comes_true, real_program
 
 from harness.sessions.facts import MessageStatus
 from harness.sessions.mock_model import MockModel, Received
@@ -179,7 +179,7 @@ class Office:
         assert await self.harness("stop", "--id", "helper") == "helper ended by its own exit\n"
         ended = await self.json("status", "--ended", "--json")
         assert {row["id"]: row["exited"]["reason"] for row in ended} == {"lead": "stopped", "helper": "stopped"}
-        await until(lambda: not self.left(), PATIENCE_SECONDS)
+        await comes_true(lambda: not self.left(), PATIENCE_SECONDS)
         assert await self.hosted.store.verify()
 
     def left(self) -> list[int]:

@@ -6,6 +6,7 @@ Loads as little as it can: the host gets ready while the settings are read.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 def run(words: AgentWords) -> int:
     """Do what was asked; gives the exit code."""
+    gc.disable()  # a detached start is over before there is anything to collect
     _check_together(words)
     worktree = "worktree" in words.optional
     launching = None if worktree else Launching(name=words.values.get("id") or words.agent)
@@ -241,13 +243,15 @@ def _show(words: AgentWords, settings: Settings, launched: Launched, request: La
         except ProcessError:
             print(line, flush=True)  # the session runs all the same
             raise
+    if not (_watching(words) or _attended(words)):
+        print(line, flush=True)
+        gc.freeze()  # nor at the end, which would look through all that was loaded
+        return 0
+    gc.enable()
     if _watching(words):
         from harness.cli.agent_watch import watch
 
         return watch(words, settings, launched, request)
-    if not _attended(words):
-        print(line, flush=True)
-        return 0
     return _view(settings, launched)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import cast
+
+import msgspec
 
 from harness.clock import Clock
 from harness.errors import Conflict, HarnessError, LedgerError, NotFound
@@ -28,8 +29,7 @@ _MAX_CACHED_HEADS = 20_000
 _NOT_THE_DATABASE = (sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError)  # a value that it cannot hold
 
 
-@dataclass(slots=True)
-class StreamHead:
+class StreamHead(msgspec.Struct):
     """The head of a stream as this writer knows it."""
 
     id: int
@@ -40,15 +40,14 @@ class StreamHead:
     written: int  # up to this sequence the streams table knows it; 0: not at all
 
 
-@dataclass(slots=True)
-class Known:
+class Known(msgspec.Struct):
     """What a writer remembers between transactions, as long as nobody else writes."""
 
     looked: bool = False
     position: int = 0  # the newest event's
     next_stream: int = 1
-    heads: dict[str, StreamHead] = field(default_factory=dict[str, StreamHead])
-    leases: dict[str, Lease] = field(default_factory=dict[str, Lease])
+    heads: dict[str, StreamHead] = msgspec.field(default_factory=dict[str, StreamHead])
+    leases: dict[str, Lease] = msgspec.field(default_factory=dict[str, Lease])
 
 
 class Writer:

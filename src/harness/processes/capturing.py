@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from harness.errors import ProcessError
 from harness.processes.process import Exit, Process
@@ -80,7 +80,7 @@ async def capture(
     output, errors = Ends(max_output_bytes), Ends(max_output_bytes)
     began = time.monotonic()
     process = await spawn(
-        replace(spec, stdin=stdin is not None), on_output=output.feed, on_error=errors.feed if split else None
+        spec._replace(stdin=stdin is not None), on_output=output.feed, on_error=errors.feed if split else None
     )
     timed_out = False
     try:

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.errors import ProcessError
@@ -41,8 +40,7 @@ class Row(NamedTuple):
         return Identity(pid=self.pid, started=self.started)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class Identity(NamedTuple):
     """One process for all time until the next boot: a pid is used again, a pid with its start time is not."""
 
     pid: int

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal as signals
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,15 +26,15 @@ class Exit(NamedTuple):
 UNKNOWN = Exit(code=None, signal=None)
 
 
-@dataclass(slots=True, kw_only=True)
 class Ends:
     """Our ends of a child's pipes or terminal, owned by its `Process`."""
 
-    drains: list[Drain] = field(default_factory=list[Drain])
-    feed: Feed | None = None
-    terminal: int | None = None  # our side; the first drain reads and closes it
-    program_side: int | None = None  # held open, so that a program that closes its terminal for a moment does not end it
-    fifos: tuple[Path, ...] = ()
+    def __init__(self, *, terminal: int | None = None, fifos: tuple[Path, ...] = ()) -> None:
+        self.drains: list[Drain] = []
+        self.feed: Feed | None = None
+        self.terminal = terminal  # our side; the first drain reads and closes it
+        self.program_side: int | None = None  # held open, so that a program that closes its terminal for a moment goes on
+        self.fifos = fifos
 
     def close(self) -> None:
         """Let go of all of them; may be called again."""

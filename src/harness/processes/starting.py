@@ -6,9 +6,9 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.errors import ProcessError
 from harness.processes import output as pipes
@@ -21,8 +21,7 @@ from harness.processes.rotating import RotatingLog
 from harness.processes.tree import Tree
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
+class Spec(NamedTuple):
     """What to start, and how its ends are held."""
 
     argv: tuple[str, ...]
@@ -91,15 +90,15 @@ async def adopt(
     return process
 
 
-@dataclass(slots=True, kw_only=True)
 class _Wires:
     """Descriptors that nobody owns yet: the program's, which are closed once it has them, and our ends of them."""
 
-    program: list[int] = field(default_factory=list[int])  # stdin, stdout, stderr; the last may be missing: as stdout
-    reading: list[int] = field(default_factory=list[int])
-    writing: int | None = None
-    terminal: bool = False
-    fifos: list[Path] = field(default_factory=list[Path])
+    def __init__(self, *, program: Sequence[int] = (), reading: Sequence[int] = (), terminal: bool = False) -> None:
+        self.program = [*program]  # stdin, stdout, stderr; the last may be missing: as stdout
+        self.reading = [*reading]
+        self.writing: int | None = None
+        self.terminal = terminal
+        self.fifos: list[Path] = []
 
     def close(self, *, keep_fifos: bool = False) -> None:
         """Undo all of it."""

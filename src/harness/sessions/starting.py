@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ANSWER_BYTES = 1 << 20
 _GIVE_UP_SECONDS = 5.0
+_GUARD = os.path.join(os.path.dirname(__file__), "guard.py")  # noqa: PTH118, PTH120 - by its path it starts sooner than by -m
 _SPAWN = "HARNESS_SPAWN"
 _OURS = ("HARNESS_TAG", _SPAWN, "HARNESS_SOCKETS")
 INHERITED = (
@@ -75,7 +76,7 @@ class Launching:
         told = {word: value for word, value in given.items() if word not in INHERITED and word not in _OURS}
         told[_SPAWN] = os.urandom(8).hex()  # a tree of its own: it outlives a session from within which it is started
         self._started = subprocess.Popen(
-            [sys.executable, "-m", "harness.sessions.guard", *([name] if name else [])],
+            [sys.executable, "-P", _GUARD, *([name] if name else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -77,11 +77,10 @@ async def _watch(store: Store, key: str) -> None:
         if session_gone(store, session):
             await bury(store, key)
             return
-        here = session.claimed is not None and session.claimed.machine == ids.machine()
-        owners = _owners(session) if here else []
-        if not owners:
+        if session.claimed is None or session.claimed.machine != ids.machine():
             return
-        await _until_one_exits(owners)
+        if owners := _owners(session):  # none: they have died since we looked, and the next look sees it
+            await _until_one_exits(owners)
         await refresh(store, session)
 
 

@@ -64,6 +64,7 @@ class Host:
         self._interrupted: set[str] = set()
         self._ending: Ending | None = None
         self._claimed = False
+        self._begun = 0.0  # when the agent was started, in the loop's time
         self._broken: StoreUnavailable | None = None  # the ledger can be used no more, so neither can we
         self._over = False
         self._pulsed = (0, False)
@@ -89,6 +90,7 @@ class Host:
             self.transport = setup.make_transport()
             self.digest.own_turns = "turns" not in self.transport.can
             process = self._process = await self.transport.start(self.tell)
+            self._begun = asyncio.get_running_loop().time()
         except (HarnessError, OSError) as error:
             await self._finish(Exit(code=None, signal=None), ExitReason.FAILURE, detail=str(error), tail="")
             raise
@@ -159,7 +161,8 @@ class Host:
 
     async def _register(self, process: Process, ended: asyncio.Task[Exit]) -> None:
         """Say that the session is there; of an agent that dies at once, the end is said instead."""
-        done, _ = await asyncio.wait({ended}, timeout=self._setup.settle_seconds)
+        left = self._begun + self._setup.settle_seconds - asyncio.get_running_loop().time()
+        done, _ = await asyncio.wait({ended}, timeout=max(left, 0))
         if not done or ended.result().code == 0:
             self._setup.answer.started(process.pid)
 
