@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Literal
 from msgspec.structs import replace
 
 from harness.cli.agent_words import AgentWords
+from harness.errors import HarnessError, ProcessError
 from harness.sessions import Launched, LaunchRequest, launch
+from harness.sessions.facts import Limits
 
 if TYPE_CHECKING:
+    from harness.sessions.record import Session
     from harness.sessions.watch_policy import Policy
     from harness.settings import Settings
 
@@ -46,9 +49,8 @@ async def _watch(policy: Policy, settings: Settings, launched: Launched, request
 
         async def relaunch(kind: Literal["vendor", "fresh"], text: str) -> str:
             before = await sessions.get(launched.id)
-            vendor = before.vendor_session if kind == "vendor" else ""
-            again = replace(request, id=launched.id, context=text, follows=before.key, vendor_session=vendor)
-            return (await asyncio.to_thread(launch, again)).key
+            again = successor(request, before, text=text, vendor_session=before.vendor_session if kind == "vendor" else "")
+            return (await asyncio.to_thread(_launch_and_show, again, settings)).key
 
         watcher = Watcher(store, sessions, launched.key, policy, say=_say, relaunch=relaunch)
         watching = asyncio.ensure_future(watcher.run())
@@ -59,6 +61,35 @@ async def _watch(policy: Policy, settings: Settings, launched: Launched, request
             return await watching
         _say(f"harness watch: no longer watched; {launched.id} goes on: 'harness stop --id {launched.id}' ends it")
         return _INTERRUPTED
+
+
+def successor(request: LaunchRequest, before: Session, *, text: str, vendor_session: str) -> LaunchRequest:
+    """What starts the run that goes on where this one ended, within what is left of its limits.
+
+    Raises `HarnessError` if nothing is left.
+    """
+    from harness.sessions.limits import rest
+
+    left, over = rest(before.claimed.limits if before.claimed is not None else Limits(), before)
+    if over:
+        raise HarnessError(over)
+    return replace(
+        request, id=before.id, context=text, follows=before.key, vendor_session=vendor_session,
+        max_budget_usd=left.max_budget_usd, max_turns=left.max_turns, max_wall_seconds=left.max_wall_seconds,
+    )  # fmt: skip
+
+
+def _launch_and_show(request: LaunchRequest, settings: Settings) -> Launched:
+    """Start it, in a window if the run before had one. Raises `HarnessError` if it cannot be started."""
+    launched = launch(request)
+    if request.tmux:
+        from harness.cli.tmux import show_in_tmux
+
+        try:
+            show_in_tmux(launched, settings.home, name=request.tmux)
+        except ProcessError as error:  # the session runs all the same
+            _say(f"harness watch: {error}")
+    return launched
 
 
 def _say(line: str) -> None:

@@ -10,27 +10,28 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness.errors import Conflict, HarnessError, KeyTaken, LedgerError, ProcessError, Refused, StoreUnavailable, UsageError
+from harness.errors import Conflict, HarnessError, KeyTaken, LedgerError, ProcessError, Refused, StoreUnavailable
 from harness.ledger import Draft, Event, Expect, Guard, Store, Unique, Write
 from harness.processes import Exit, Identity, Process, Watch
-from harness.sessions import facts, ids, outbox
+from harness.sessions import facts, ids
 from harness.sessions.burying import held_locks, withdraw_questions
 from harness.sessions.closing import last_events
-from harness.sessions.facts import ExitReason, MessageStatus, Mode, State
+from harness.sessions.facts import ExitReason, Mode, State
 from harness.sessions.host import burying, carrying
 from harness.sessions.host.approvals import Approvals
+from harness.sessions.host.beside import Beside
+from harness.sessions.host.delivery import Delivery
 from harness.sessions.host.digest import Digest
 from harness.sessions.host.ending import Ending, Needed
 from harness.sessions.host.file_watch import FileWatch
-from harness.sessions.host.limits import Limits
 from harness.sessions.host.recorder import Recorder, draft, patiently
 from harness.sessions.host.repository import Repository
 from harness.sessions.host.viewers import Viewers
-from harness.sessions.reports import Decision, Outgoing, Progress, Report
+from harness.sessions.limits import Limits
+from harness.sessions.reports import Decision, Progress, Report
 from harness.wake import Listener
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 20.0  # a writer may have died before it rang
 _FOLLOW_AGAIN_SECONDS = 1.0
-_RECEIPT_US = 30_000_000  # what was written and shows no sign for so long will show none
 _TAIL_BYTES = 4096
 _PULSE_US = 5_000_000
 _END_SECONDS = 3600.0  # for a ledger that is away to come back once the agent is gone; its end is unknown then
@@ -55,17 +55,13 @@ class Host:
         self.recorder = Recorder(store, setup.folder)
         self.recorder.seen = self._on_event
         self.digest = Digest(self.recorder.session, price=setup.price)
-        self.limits = Limits(setup.limits)
-        self._writing = asyncio.Lock()
+        self.limits = Limits(setup.limits, began=store.clock.monotonic())
         self._wake = asyncio.Event()
         self._reports: list[Report] = []
-        self._beside: set[asyncio.Task[None]] = set()
-        self._delivering = False
-        self._interrupted: set[str] = set()
+        self._beside = Beside(complain=setup.complain, wake=self._wake.set)
         self._ending: Ending | None = None
         self._claimed = False
         self._begun = 0.0  # when the agent was started, in the loop's time
-        self._broken: StoreUnavailable | None = None  # the ledger can be used no more, so neither can we
         self._over = False
         self._pulsed = (0, False)
         self._watches: list[Watch | FileWatch] = []
@@ -87,8 +83,7 @@ class Host:
             setup.prepare()
             self.recorder.open_files()
             await self.recorder.catch_up()
-            self.transport = setup.make_transport()
-            self.digest.own_turns = "turns" not in self.transport.can
+            self._take_transport()
             process = self._process = await self.transport.start(self.tell)
             self._begun = asyncio.get_running_loop().time()
         except (HarnessError, OSError) as error:
@@ -103,6 +98,15 @@ class Host:
         )  # fmt: skip
         await self.record(draft(facts.STARTED, started))
         await self._live(process)
+
+    def _take_transport(self) -> None:
+        """Make what speaks to the agent, and what takes its messages to it."""
+        self.transport = self._setup.make_transport()
+        self.digest.own_turns = "turns" not in self.transport.can
+        self.delivery = Delivery(
+            self.recorder, self.transport, self._beside, typing=self._viewers.typing, interrupt=self._interrupt,
+            wake=self._wake.set,
+        )  # fmt: skip
 
     async def claim(self) -> None:
         """Take the id, and the vendor's session if one is continued. Raises `HarnessError` naming who has it.
@@ -140,7 +144,7 @@ class Host:
         try:
             await self._viewers.open(self.transport)
             await self._register(process, ended)
-            self._run_beside(self._observe("start"))
+            self._beside.run(self._observe("start"))
             self._watch_guard()
             self._watch_file()
             await asyncio.wait({ended, pump}, return_when=asyncio.FIRST_COMPLETED)
@@ -151,9 +155,10 @@ class Host:
         finally:
             self._over = True
             self._wake.set()
-            for task in (listening, pump, ended, *self._beside):
+            for task in (listening, pump, ended):
                 task.cancel()
-            await asyncio.gather(listening, pump, *self._beside, return_exceptions=True)
+            await asyncio.gather(listening, pump, return_exceptions=True)
+            await self._beside.end()
             self._listener.close()
             for watch in self._watches:
                 watch.close()
@@ -171,7 +176,7 @@ class Host:
         ending = self._ending
         if ending is not None:
             await ending.done()
-        observed = self._run_beside(self._observe("end"))
+        observed = self._beside.run(self._observe("end"))
         try:
             rest = (await process.stop(grace_seconds=_REST_GRACE_SECONDS if ending is None else 0.2)).needed
         except ProcessError as error:  # what it left is another user's: how it ended itself is known all the same
@@ -179,7 +184,7 @@ class Host:
             rest = "nothing"
         await self.transport.close()
         await self._approvals.close()
-        async with self._writing:
+        async with self.recorder.writing:
             await self._write_reports()
         await asyncio.wait({observed}, timeout=_GIT_SECONDS)
         reason, needed, detail = (ending or Ending.none()).verdict(exit_, rest)
@@ -188,7 +193,7 @@ class Host:
     async def _finish(self, exit_: Exit, reason: ExitReason, *, detail: str = "", tail: str = "", needed: Needed = "") -> None:
         """The last append: everything that is open is closed, the keys are given back."""
         asked = self.recorder.session.open_approvals
-        async with self._writing:
+        async with self.recorder.writing:
             for _ in range(20):
                 await self.recorder.catch_up()
                 session = self.recorder.session
@@ -238,7 +243,7 @@ class Host:
 
     async def record(self, *drafts: Draft, guards: tuple[Guard, ...] = ()) -> None:
         """Write events of our own; nothing comes after the end."""
-        async with self._writing:
+        async with self.recorder.writing:
             if self.recorder.session.live:
                 await self.recorder.append(*drafts, guards=guards)
         self._wake.set()
@@ -249,9 +254,9 @@ class Host:
             case facts.STOP_REQUESTED if not event.erased:
                 self._stop(event.load(facts.StopRequested))
             case facts.INTERRUPT_REQUESTED:
-                self._run_beside(self._interrupt())
+                self._beside.run(self._interrupt())
             case facts.PROBE_REQUESTED:
-                self._run_beside(self._probe())
+                self._beside.run(self._probe())
             case _:
                 pass
 
@@ -263,26 +268,24 @@ class Host:
             except TimeoutError:
                 self._see_to_ledger()
             self._wake.clear()
-            if self._broken is not None:
-                raise self._broken
-            async with self._writing:
+            if self._beside.broken is not None:
+                raise self._beside.broken
+            async with self.recorder.writing:
                 await self._write_reports()
                 await self.recorder.catch_up()
-                await self._expire()
+                await self.delivery.expire()
             await self._see_to_approvals()
-            self._see_to_messages()
-            self._see_to_limits()
+            if self._ending is None:
+                self.delivery.look()
+                self._see_to_limits()
 
     def _rest_seconds(self) -> float:
         now = self._store.clock.now_us()
-        session = self.recorder.session
-        moments = [self.digest.board.next_us(now), outbox.next_expiry_us(session)]
-        if self._ending is None:
-            moments.append(self.limits.ends_us(session))
-        if self._gives_up_receipts:
-            written = [each for each in session.messages.values() if each.status is MessageStatus.WRITTEN]
-            moments += [message.changed_us + _RECEIPT_US for message in written]
-        return min([_LOOK_SECONDS, *(max(0.001, (moment - now) / 1e6) for moment in moments if moment is not None)])
+        moments = [self.digest.board.next_us(now), self.delivery.next_us()]
+        rests = [_LOOK_SECONDS, *((moment - now) / 1e6 for moment in moments if moment is not None)]
+        if self._ending is None and self.limits.ends is not None:
+            rests.append(self.limits.ends - self._store.clock.monotonic())
+        return max(0.001, min(rests))
 
     async def _listen(self) -> None:
         """Wake the pump when somebody has written to our stream."""
@@ -331,85 +334,9 @@ class Host:
 
     def _after_writing(self, drafts: list[Draft], before: State) -> None:
         if any(each.type == facts.TURN_COMPLETED for each in drafts):
-            self._run_beside(self._observe("change"))
+            self._beside.run(self._observe("change"))
         if self.recorder.session.state is not before:
             self.recorder.save_soon()
-
-    # Messages
-
-    async def _expire(self) -> None:
-        """Called with the writing lock held."""
-        now = self._store.clock.now_us()
-        session = self.recorder.session
-        for message in outbox.expired(session, now):
-            await self.recorder.move(message.id, facts.EXPIRED, reason="its time was over before it could be sent", expect=True)
-        for message in list(session.messages.values()):
-            late = message.status is MessageStatus.WRITTEN and message.changed_us + _RECEIPT_US <= now
-            if late and self._gives_up_receipts:
-                await self.recorder.move(message.id, facts.LOST, reason="it was written, and no receipt came")
-
-    @property
-    def _gives_up_receipts(self) -> bool:
-        """Whether one that is long overdue will not come: nothing is being written, and the agent is not at work on it."""
-        return not self._delivering and self.recorder.session.state is not State.BUSY
-
-    def _see_to_messages(self) -> None:
-        if self._delivering or self._ending is not None:
-            return
-        session = self.recorder.session
-        step = outbox.next_message(
-            session, state=session.state, can=self.transport.can, interrupted=self._interrupted, typing=self._viewers.typing()
-        )
-        match step:
-            case outbox.Deliver():
-                self._delivering = True
-                self._run_beside(self._deliver(step))
-            case outbox.InterruptFirst():
-                self._interrupted.add(step.message.id)
-                self._run_beside(self._interrupt())
-            case outbox.Hold():
-                self._refuse_what_never_goes(session)
-
-    def _refuse_what_never_goes(self, session: object) -> None:
-        if "messages" in self.transport.can or not self.recorder.session.pending:
-            return
-        self._delivering = True
-        self._run_beside(self._refuse())
-
-    async def _refuse(self) -> None:
-        try:
-            async with self._writing:
-                for message in self.recorder.session.pending:
-                    reason = f"a session of mode {self.recorder.session.mode} takes no messages after its first"
-                    await self.recorder.move(message.id, facts.FAILED, reason=reason, expect=True)
-        finally:
-            self._delivering = False
-            self._wake.set()
-
-    async def _deliver(self, step: outbox.Deliver) -> None:
-        """Write down that it is on its way, then send it: after a crash in between it is known as unknown."""
-        message = step.message
-        outgoing = Outgoing(
-            message_id=message.id, text=message.text, placing=step.placing, origin=message.origin, submit=message.submit,
-            only_submit=message.only_submit,
-        )  # fmt: skip
-        try:
-            async with self._writing:
-                if not await self.recorder.move(message.id, facts.WRITTEN, expect=True):
-                    return
-            try:
-                await self.transport.deliver(outgoing)
-            except UsageError as error:
-                await self._move(message.id, facts.FAILED, str(error))
-            except HarnessError as error:
-                await self._move(message.id, facts.LOST, f"it may have been sent in part: {error}")
-        finally:
-            self._delivering = False
-            self._wake.set()
-
-    async def _move(self, message_id: str, type_: str, reason: str) -> None:
-        async with self._writing:
-            await self.recorder.move(message_id, type_, reason=reason)
 
     async def _first_messages(self) -> tuple[list[Draft], list[Guard]]:
         """The context, where it is not an argument of the program, and what the run that is continued had not done."""
@@ -450,13 +377,11 @@ class Host:
             await self._approvals.settle(each)
 
     def _see_to_limits(self) -> None:
-        if self._ending is not None:
-            return
         if self.digest.useless:
             request = facts.StopRequested(by="harness", reason=self.digest.useless, timeout_seconds=5.0)
             self._stop(request, ExitReason.FAILURE)
             return
-        crossed = self.limits.crossed(self.recorder.session, self._store.clock.now_us())
+        crossed = self.limits.crossed(self.recorder.session, self._store.clock.monotonic())
         if crossed:
             self._stop(facts.StopRequested(by="limits", reason=crossed, timeout_seconds=10.0), ExitReason.TIMEOUT)
 
@@ -476,13 +401,13 @@ class Host:
 
     def _guard_gone(self) -> None:
         own = Identity.of(os.getpid())
-        self._run_beside(self.record(draft(facts.GUARD_LOST, facts.GuardLost(pid=own.pid, started=own.started))))
+        self._beside.run(self.record(draft(facts.GUARD_LOST, facts.GuardLost(pid=own.pid, started=own.started))))
 
     def _watch_file(self) -> None:
         """Tell the agent when a file changes, as a message like any other."""
         path = self._setup.request.watch_file
         if path:
-            self._watches.append(FileWatch(Path(path), lambda: self._run_beside(self._file_changed(path))))
+            self._watches.append(FileWatch(Path(path), lambda: self._beside.run(self._file_changed(path))))
 
     async def _file_changed(self, path: str) -> None:
         text = f"file-change-hook: read {path}"
@@ -502,32 +427,18 @@ class Host:
     def _told_to_end(self, number: signal.Signals) -> None:
         request = facts.StopRequested(by=number.name, reason="the host was asked to end", timeout_seconds=5.0)
         self._stop(request)  # also where nothing can be written down
-        self._run_beside(self.record(draft(facts.STOP_REQUESTED, request)))
+        self._beside.run(self.record(draft(facts.STOP_REQUESTED, request)))
 
     def _stop(self, request: facts.StopRequested, reason: ExitReason = ExitReason.STOPPED) -> None:
         if self._process is None:
             return
         if self._ending is None:
             self._ending = Ending(request, reason, self._process, self.transport)
-            self._run_beside(self._ending.run())
+            self._beside.run(self._ending.run())
         else:
             self._ending.hasten(request)
 
     # Small things
-
-    def _run_beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(work)
-        self._beside.add(task)
-        task.add_done_callback(self._done_beside)
-        return task
-
-    def _done_beside(self, task: asyncio.Task[None]) -> None:
-        self._beside.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._setup.complain(error)
-            if isinstance(error, StoreUnavailable):
-                self._broken = error
-                self._wake.set()
 
     async def _observe(self, phase: str) -> None:
         seen = await self._repository.observe(phase)

@@ -45,6 +45,7 @@ class Recorder:
         self.store = store
         self.stream = facts.stream_of(folder.key)
         self.session = Session(key=folder.key)
+        self.writing = asyncio.Lock()  # held by whoever decides from what is on record and writes
         self._folder = folder
         self._file: EventsFile | None = None
         self._saving: asyncio.TimerHandle | None = None
