@@ -1,6 +1,7 @@
 """A shell, a REPL, any command that reads lines: its state by the process table, its receipts by what is left unread.
 
 The receipt is exact: the system counts the bytes that wait in the terminal, and none waits once the program has read its line.
+Before they wait there they are on their way, and nothing counts them: so whoever waited at the terminal must have awoken, too.
 A message of several lines is several lines to such a program, unless it knows pastes: they are sent in one piece, and it reads
 them one after the other.
 """
@@ -17,7 +18,7 @@ from harness.sessions.dialects.titles import Signal
 from harness.sessions.facts import Source, State
 from harness.sessions.reports import Decision, Outgoing, Reading, Receipt, Report
 from harness.sessions.transports.keyboard import ENTER, INTERRUPT, Keyboard, as_typed, check_text
-from harness.sessions.transports.process_table import QUIET_SECONDS, ProcessTable
+from harness.sessions.transports.process_table import QUIET_SECONDS, ProcessTable, Waiter
 from harness.sessions.transports.readings import Readings
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 _MAX_LINE = 4095  # of a terminal that hands over lines, with its end; the rest of a longer one is lost
 _FIRST_SECONDS = 0.001  # for bytes to pass from our side of the terminal to the other
-_SURE_SECONDS = 0.006  # after which nothing waiting means that it was read, even without an echo
+_SURE_SECONDS = 0.05  # after which nothing waiting means that it was read, where nobody was known to wait and nothing is echoed
+_SURELY_SECONDS = 1.0  # the same where somebody waits, and does not awake
 _SLOWEST_RECEIPT_SECONDS = 0.1
 _FIRST_LOOK_SECONDS = 0.005
 _SLOWEST_LOOK_SECONDS = 0.25
@@ -132,12 +134,12 @@ class LineProgram:
             self._check_lines(data)
         ends = message.submit or message.only_submit
         async with self._keyboard.turn:
-            began = self._loop.time()
+            began, waiters = self._loop.time(), () if self._table is None else self._table.waiters()
             await self._keyboard.type(data + ENTER if ends else data)
         if not ends:
             self._tell(Receipt(stage="done", message_id=message.message_id, proof="it was typed, and not submitted"))
             return
-        receipt = self._loop.create_task(self._receipt(message.message_id, began))
+        receipt = self._loop.create_task(self._receipt(message.message_id, began, waiters))
         self._receipts.add(receipt)
         receipt.add_done_callback(self._receipts.discard)
 
@@ -151,7 +153,7 @@ class LineProgram:
                 f"{longest}: put it into a file and name the file"
             )
 
-    async def _receipt(self, message_id: str, began: float) -> None:
+    async def _receipt(self, message_id: str, began: float, waiters: tuple[Waiter, ...]) -> None:
         """Tell as soon as the program has read what was typed."""
         seconds, seen = _FIRST_SECONDS, False
         while True:
@@ -159,8 +161,8 @@ class LineProgram:
             waiting = self._process.input_waiting if self._process is not None else None
             if waiting is None:
                 return  # the program has exited
-            seen = seen or waiting > 0 or self._output_at > began
-            if not waiting and (seen or self._loop.time() - began > _SURE_SECONDS):
+            seen = seen or waiting > 0 or self._arrived(began, waiters)
+            if seen and not waiting:
                 break
             seconds = min(seconds * 2, _SLOWEST_RECEIPT_SECONDS)
         self._tell(Receipt(stage="accepted", message_id=message_id, proof="the program has read it from its terminal"))
@@ -169,6 +171,13 @@ class LineProgram:
         self._look_soon()
         if self._watch is not None:
             self._watch.feed(b"")  # so that it looks again
+
+    def _arrived(self, began: float, waiters: tuple[Waiter, ...]) -> bool:
+        """Whether what was typed has come to the program's side of the terminal, where none of it waits."""
+        passed = self._loop.time() - began
+        if waiters and self._table is not None:  # none of them may be the one that reads, where a program has threads
+            return any(map(self._table.woke, waiters)) or passed > _SURELY_SECONDS
+        return self._output_at > began or passed > _SURE_SECONDS
 
     def close(self) -> None:
         """Stop watching. Idempotent."""

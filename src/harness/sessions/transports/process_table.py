@@ -54,6 +54,14 @@ class Sleep(msgspec.Struct, frozen=True, kw_only=True):
     first: int  # its first argument
 
 
+class Waiter(msgspec.Struct, frozen=True, kw_only=True):
+    """Who waits for input at the terminal, and how often it had gone to sleep when it was looked at."""
+
+    pid: int
+    call: int
+    slept: int
+
+
 def readable() -> bool:
     """Whether this system tells anything at all."""
     return sys.platform == "linux" and platform.machine() in _CALLS and Path("/proc/self/syscall").exists()
@@ -85,6 +93,28 @@ class ProcessTable:
         awake = [sleep for sleep in sleeps if sleep is None or sleep.call not in self._calls.wait]
         first = awake[0] if awake else None
         return _busy() if first is None or None in awake else self._polling(first, self._calls, group, quiet_seconds)
+
+    def waiters(self) -> tuple[Waiter, ...]:
+        """Who waits for input now; empty if nobody is known to."""
+        if self._calls is None or not self._device:
+            return ()
+        waits = self._calls.read | self._calls.select | self._calls.poll
+        try:
+            sleeps = self._sleeps(os.tcgetpgrp(self._terminal)) or []
+            waiting = [sleep for sleep in sleeps if sleep is not None and sleep.call in waits]
+            at_read = [each for each in waiting if each.call in self._calls.read and self._is_terminal(each.pid, each.first)]
+            return tuple(Waiter(pid=each.pid, call=each.call, slept=_slept(each.pid)) for each in at_read or waiting)
+        except OSError:  # one has exited, or is another user's
+            return ()
+
+    def woke(self, waiter: Waiter) -> bool:
+        """Whether it has awoken since: what lies in the terminal before it does has been read by nobody."""
+        try:
+            slept = _slept(waiter.pid)  # before the call: it may awake, read and sleep again between the two
+            sleep = _sleep(waiter.pid, _contents(f"/proc/{waiter.pid}/syscall").split())
+        except OSError:
+            return True
+        return sleep is None or sleep.call != waiter.call or slept != waiter.slept
 
     def canonical(self) -> bool:
         """Whether the terminal hands over whole lines, which it holds to 4095 bytes."""
@@ -153,6 +183,14 @@ def _sleep(pid: int, words: list[bytes]) -> Sleep | None:
     if len(words) < 2 or not words[0].isdigit():
         return None
     return Sleep(pid=pid, call=int(words[0]), first=int(words[1], 16))
+
+
+def _slept(pid: int) -> int:
+    """How often it has gone to sleep by itself. Raises `OSError`."""
+    for line in _contents(f"/proc/{pid}/status").splitlines():
+        if line.startswith(b"voluntary_ctxt_switches:"):
+            return int(line.split()[1])
+    return 0
 
 
 def _name(pid: int) -> str:
