@@ -153,7 +153,8 @@ class Rehearsed(Rig):
     def __init__(self, hosted: Hosted) -> None:
         super().__init__(hosted)
         self.journal = hosted.root / "journal"
-        words = [*self.flags, "--journal", str(self.journal), "--store", str(hosted.root / "store")]
+        self.store = hosted.root / "store"
+        words = [*self.flags, "--journal", str(self.journal), "--store", str(self.store)]
         self.cli = str(install(REHEARSALS[self.rehearsal], words, hosted.root / "bin"))
 
     def told(self, text: str, *flags: str) -> str:
@@ -221,6 +222,9 @@ class CodexTerminal(Rehearsed):
     tells_tools = False  # its `notify` tells the end of a turn and nothing else
     unsaid = frozenset({"retried"})
     when_limited = ("success", State.PROMPT)  # it is a line on the screen, and nothing more
+
+    def environment(self) -> Mapping[str, str]:
+        return {**super().environment(), "CODEX_HOME": str(self.store)}
 
     def limited(self, word: str) -> str | None:
         return self.told(f"limited {word}", "--limit", str(LIMIT_SECONDS), "--work", "0.5")  # or nobody would see it work

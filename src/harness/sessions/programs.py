@@ -116,7 +116,7 @@ def _codex(request: LaunchRequest, mode: Mode, context: str) -> Plan:
     line = command_line(mode, program=request.cli, agent_args=request.agent_args, wishes=wishes)
     match mode:
         case Mode.PTY:
-            make = terminal(line.argv, "codex")
+            make = terminal(line.argv, "codex", vendor_session=line.vendor_session)
         case Mode.APP_SERVER:
             make = pipes(line.argv, lambda: CodexServer(line.thread), name=str(mode))
         case _:
@@ -154,7 +154,7 @@ def pipes(argv: tuple[str, ...], dialect: Callable[[], LineDialect], *, name: st
     return make
 
 
-def terminal(argv: tuple[str, ...], profile: str) -> Make:
+def terminal(argv: tuple[str, ...], profile: str, *, vendor_session: str = "") -> Make:
     """A program on a terminal of our own, watched and typed to as its profile says."""
 
     def make(place: Place) -> Transport:
@@ -164,6 +164,7 @@ def terminal(argv: tuple[str, ...], profile: str) -> Make:
         spec = TerminalSpec(
             argv=argv, env=place.env, cwd=place.cwd, tag=place.tag, size=place.size, folder=place.folder.path,
             profile=profile_of(profile, place.folder.home), home=place.folder.home,
+            vendor_session=vendor_session,
         )  # fmt: skip
         return TerminalTransport(spec, transcript=place.transcript)
 

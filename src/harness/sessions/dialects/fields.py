@@ -48,6 +48,14 @@ def as_object(value: object) -> Object | None:
     return cast("Object", value) if isinstance(value, dict) else None
 
 
+def object_on(line: bytes) -> Object:
+    """The object on this line; empty if there is none."""
+    try:
+        return as_object(decoded(line)) or _EMPTY
+    except NotJson:
+        return _EMPTY
+
+
 def part(of: Object, name: str) -> Object:
     """A field that is an object itself; empty if it is none."""
     return as_object(of.get(name)) or _EMPTY

@@ -21,6 +21,7 @@ from harness.sessions.rehearsal.stage import Journal, Over, Stage, Turn, here
 
 if TYPE_CHECKING:
     from harness.sessions.rehearsal.hooks import Hooks
+    from harness.sessions.rehearsal.records import Rollout, Transcript
 
 VALUED = frozenset({
     "--settings", "--session-id", "--resume", "-r", "--model", "-m", "--permission-mode", "-c", "--config", "-C", "--cd", "-s",
@@ -43,6 +44,7 @@ class Terminal:
         self.hooks = _hooks(arguments, journal)
         self.resumed = resumed or arguments.value("--resume") or arguments.value("-r")
         self.session = self.resumed or arguments.value("--session-id") or f"rehearsal-{os.getpid()}"
+        self.record = _record(self.plan, self.session)
         self.composer = ""
         self.last_text = -math.inf
         self.swallows = self.plan.swallows
@@ -264,6 +266,8 @@ class Terminal:
             words = plan.answer or f"echo: {text}"
             self._over(f"● {words}" if self.look.raw else words)
             self._hook("Stop", last_assistant_message=words, background_tasks=[], session_crons=[], stop_hook_active=False)
+            if self.record is not None:
+                self.record.turn(text, words, plan.tokens)
             self._notify(text, words)
         if plan.exit >= 0:
             raise Over(plan.exit)
@@ -339,7 +343,8 @@ class Terminal:
     # -- hooks
 
     def _common(self, **payload: object) -> dict[str, object]:
-        return {"session_id": self.session, "transcript_path": "", "permission_mode": "default", **payload}
+        path = self.record.path if self.record is not None else ""
+        return {"session_id": self.session, "transcript_path": path, "permission_mode": "default", **payload}
 
     def _hook(self, event: str, **payload: object) -> None:
         if self.hooks:
@@ -359,6 +364,14 @@ def _hooks(arguments: Arguments, journal: Journal) -> Hooks | None:
     from harness.sessions.rehearsal.hooks import Hooks
 
     return Hooks.of(arguments, journal)
+
+
+def _record(plan: Plan, session: str) -> Transcript | Rollout | None:
+    if not plan.store or plan.like not in ("claude", "codex"):
+        return None
+    from harness.sessions.rehearsal.records import Rollout, Transcript
+
+    return (Transcript if plan.like == "claude" else Rollout)(plan.store, session, f"{plan.like}-rehearsal")
 
 
 def perform(arguments: Arguments, *, like: str = "", resumed: str = "") -> int:

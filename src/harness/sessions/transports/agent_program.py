@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
+from harness.clock import SystemClock
 from harness.errors import NotFound
 from harness.processes import Process, Size
 from harness.sessions.dialects.claude_hooks import EVENTS, QUESTION_TOOL
@@ -14,14 +17,17 @@ from harness.sessions.dialects.codex_notify import parse_notification
 from harness.sessions.dialects.program_status import QUESTION, parse_status
 from harness.sessions.dialects.screens import ScreenReader
 from harness.sessions.dialects.titles import PasteMode, Signal, StatusAsked, StatusTold, Title
-from harness.sessions.facts import Source, State
-from harness.sessions.reports import ApprovalAsked, Decision, Outgoing, Reading, Report
+from harness.sessions.facts import Identified, Source, State
+from harness.sessions.reports import ApprovalAsked, Cumulative, Decision, Outgoing, Reading, Report
 from harness.sessions.transports.composer import Composer
 from harness.sessions.transports.hooks import ASKING, NOTIFY, HookDrop, allowed, denied, with_notify, with_settings
 from harness.sessions.transports.keyboard import ENTER, Keyboard
 from harness.sessions.transports.program import TerminalSpec
+from harness.sessions.transports.record_watch import RecordWatch
 from harness.sessions.transports.screen_watch import ScreenWatch
 from harness.sessions.transports.senses import Senses
+
+_TURN_OVER = "Stop"  # and StopFailure
 
 
 class AgentProgram:
@@ -37,6 +43,7 @@ class AgentProgram:
         self._questions: set[str] = set()  # requests that ask no leave: to allow them is to leave them to a person
         self._keyboard: Keyboard | None = None
         self._composer: Composer | None = None
+        self._record: RecordWatch | None = None
 
     def prepare(self, argv: tuple[str, ...]) -> tuple[str, ...]:
         drop, hooks = self._drop, self._spec.profile.hooks
@@ -44,7 +51,25 @@ class AgentProgram:
             return argv
         self._senses.release = drop.release
         drop.open()
+        self._record = self._record_of(argv)
         return with_settings(argv, drop, EVENTS) if hooks == "claude" else with_notify(argv, drop, self._spec.env)
+
+    def _record_of(self, argv: tuple[str, ...]) -> RecordWatch:
+        """What it uses stands in its own record only. What is there already is not this run's."""
+        spec, began = self._spec, SystemClock().now_us() / 1e6
+        if spec.profile.hooks == "claude":
+            from harness.sessions.dialects.claude.record import ClaudeRecord
+            from harness.sessions.transports.record_files import ClaudeFiles
+
+            return RecordWatch(ClaudeRecord(began), ClaudeFiles(began), self._forward)
+        from harness.sessions.dialects.codex.record import CodexRecord
+        from harness.sessions.transports.rollout_files import CodexFiles
+
+        watch = RecordWatch(CodexRecord(began), CodexFiles(spec.env, spec.cwd, began), self._used)
+        watch.belongs(spec.vendor_session)
+        for argument in argv[1:]:  # one of them is the prompt, if there is one
+            watch.given(argument)
+        return watch
 
     def begin(self, process: Process, keyboard: Keyboard) -> None:
         senses = self._senses
@@ -58,11 +83,19 @@ class AgentProgram:
         if isinstance(report, ApprovalAsked) and report.tool == QUESTION_TOOL:
             self._questions.add(report.request)
         self._forward(report)
+        if isinstance(report, Identified) and self._record is not None:
+            self._record.belongs(report.transcript)
+
+    def _used(self, report: Report) -> None:
+        turn = self._senses.turns.turn
+        self._forward(replace(report, turn=turn) if isinstance(report, Cumulative) else report)
 
     # What comes from it
 
     def output(self, data: bytes) -> None:
         self._watch.feed(data)
+        if self._record is not None:
+            self._record.stir()
 
     def signal(self, signal: Signal) -> None:
         match signal:
@@ -80,15 +113,22 @@ class AgentProgram:
     def _hooked(self, request: str, data: bytes) -> None:
         if not request.startswith(f"{NOTIFY}."):
             self._senses.hooked(data, request if request.startswith(f"{ASKING}.") else "")
+            if self._record is not None:
+                self._record.look(over=request.startswith(_TURN_OVER))
             return
         told = parse_notification(data)
         if told is not None:
+            if self._record is not None:
+                self._record.belongs(told.thread)
+                self._record.look(over=True)
             self._senses.notified(told)
 
     # What goes to it
 
     async def deliver(self, message: Outgoing) -> None:
         assert self._composer is not None
+        if self._record is not None:
+            self._record.given(message.text)
         await self._composer.deliver(message)
 
     async def interrupt(self) -> bool:
@@ -137,6 +177,8 @@ class AgentProgram:
 
     def close(self) -> None:
         self._watch.close()
+        if self._record is not None:
+            self._record.close()
         if self._drop is not None:
             self._drop.close()
         self._senses.close()

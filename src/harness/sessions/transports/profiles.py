@@ -42,7 +42,7 @@ CLAUDE = TerminalProfile(
     clear=_CLEAR_LINE,
     interrupt=_ESCAPE,
     leave=(b"/exit", b"\r"),
-    can=_AGENT_CAN | {"steer", "approve", "resume"},
+    can=_AGENT_CAN | {"steer", "approve", "resume", "usage"},
 )
 CODEX = TerminalProfile(
     name="codex",
@@ -52,7 +52,7 @@ CODEX = TerminalProfile(
     clear=_CLEAR_LINE,
     interrupt=_ESCAPE,
     leave=(_END_OF_FILE,),
-    can=_AGENT_CAN | {"steer", "approve", "resume"},
+    can=_AGENT_CAN | {"steer", "approve", "resume", "usage"},
 )
 PLAIN = TerminalProfile(name="command")
 

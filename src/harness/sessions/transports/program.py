@@ -29,6 +29,7 @@ class TerminalSpec(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path  # the session's own
     profile: TerminalProfile
     home: Path | None = None
+    vendor_session: str = ""  # that it continues, if that is known
 
 
 class Program(Protocol):
