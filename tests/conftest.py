@@ -8,6 +8,7 @@ import importlib.util
 import itertools
 import os
 import shlex
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -73,6 +74,12 @@ def postgres_dsn(postgres_server: TemporaryServer) -> Iterator[str]:
 def postgres_schema(postgres_server: TemporaryServer) -> str:
     """The address of a ledger of the test's own in a database of all tests, which is cheaper."""
     return f"{postgres_server.dsn()}?schema=test_{next(_numbers)}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Whoever starts the tests in the background of a script lets them, and all that they start, ignore Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

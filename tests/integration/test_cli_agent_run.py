@@ -96,6 +96,19 @@ async def test_a_detached_start_prints_one_json_line(world: Hosted) -> None:
     assert (await world.sessions.row("w1")).pid == told["pid"]
 
 
+async def test_an_agent_started_in_the_background_of_a_script_hears_all_signals(world: Hosted) -> None:
+    """A shell without job control lets what it starts there ignore Ctrl-C, and nothing would end by it ever after."""
+    script = 'trap "" INT QUIT HUP; exec "$0" -m harness run --detach --id w1 --mode once -- sleep 1000'
+    done = subprocess.run(
+        ["sh", "-c", script, sys.executable], env={**os.environ, "HARNESS_HOME": str(world.home)}, capture_output=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    status = Path(f"/proc/{json.loads(done.stdout)['pid']}/status").read_text().splitlines()
+
+    ignored = next(int(line.split()[1], 16) for line in status if line.startswith("SigIgn"))
+    assert [name for name in ("SIGINT", "SIGQUIT", "SIGHUP", "SIGTERM") if ignored >> (getattr(signal, name) - 1) & 1] == []
+
+
 async def test_the_home_may_be_named_before_the_command(world: Hosted) -> None:
     """As with every other command."""
     code, out, err = await world.command("--home", str(world.home), "run", "sleep", "--id", "w1", "--detach", "--", "1000")

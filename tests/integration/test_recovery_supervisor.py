@@ -255,7 +255,7 @@ async def test_ready_is_what_was_declared(world: World, kind: str) -> None:
 
 async def test_what_is_not_ready_in_time_is_said_and_may_still_become_ready(world: World) -> None:
     """An action that waits for it fails with the last reason; later the probe passes."""
-    it = world.service("it", "sleep", "1000", ready="command:test -e ready", ready_timeout_seconds=0.2)
+    it = world.service("it", "sleep", "1000", ready="command:test -e ready", ready_timeout_seconds=2.0)
     async with world.supervised(it) as supervisor:
         late = (await world.wait_for("it", "service.not_ready")).load(facts.ServiceNotReady)
         done = await world.act("restart_service", "it")

@@ -27,6 +27,7 @@ def main() -> int:
     if os.fork():
         os._exit(0)
     os.write(1, b"%d\n" % os.getpid())
+    _hear_all_signals()
     _become_subreaper()
     _restore_path()
     deed, will = os.pipe()  # what the host has taken on is told here, for whoever has to bury it
@@ -45,6 +46,13 @@ def main() -> int:
         _bury(taken_on)
     _end_children(_tag_of(taken_on))
     return 0
+
+
+def _hear_all_signals() -> None:
+    """Whoever starts us in the background of a script lets us ignore some, and the agent would, too: a Ctrl-C ended nothing."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _restore_path() -> None:
