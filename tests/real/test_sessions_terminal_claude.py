@@ -20,7 +20,7 @@ from harness.processes import Exit, RotatingLog, Size
 from harness.sessions import facts
 from harness.sessions.facts import Placing, Source, State
 from harness.sessions.mock_model import MockModel
-from harness.sessions.reports import ApprovalAsked, ApprovalSettled, Decision, Reading, Receipt
+from harness.sessions.reports import ApprovalAsked, ApprovalSettled, Cumulative, Decision, Reading, Receipt
 from harness.sessions.transports.profiles import CLAUDE
 from harness.sessions.transports.terminal import TerminalSpec, TerminalTransport
 
@@ -46,6 +46,13 @@ SCRIPT: dict[str, Any] = {
             }}]},
             {"text": "It goes on."},
         ]},
+        {"prompt": r"delegate it", "turns": [
+            {"tools": [{"name": "Agent", "input": {
+                "description": "look", "prompt": "look around", "subagent_type": "general-purpose",
+            }}], "usage": {"input": 1_000}},
+            {"text": "It is looked for.", "usage": {"input": 2_000}},
+        ]},
+        {"prompt": "look around", "turns": [{"text": "I looked.", "usage": {"input": 40_000}}]},
     ],
     "default": {"text": "Hello."},
 }  # fmt: skip
@@ -301,6 +308,31 @@ async def test_work_in_the_background_does_not_keep_it_busy(claude: Start) -> No
 
     assert ended.more
     assert after.message_ids == ("m2",)
+
+
+async def test_what_it_uses_is_counted(claude: Start) -> None:
+    """By the turn, with what its sub-agents use, and on after `/clear`, which begins another record."""
+    agent = await claude(*MANUAL, "--allowedTools", "Agent")
+    await agent.prompt(Source.PROTOCOL)
+
+    await agent.send("hello")
+    first = await over(agent)
+    await agent.until(lambda: counted(agent) == 100)
+    assert {used.turn for used in agent.all(Cumulative)} == {first.turn}
+    await agent.send("delegate it", "m2")
+    await agent.until(lambda: counted(agent) >= 43_100)
+    await agent.prompt(Source.PROTOCOL)
+    before = counted(agent)
+    await agent.send("/clear", "m3")
+    await agent.until(lambda: len([told for told in agent.all(facts.Identified) if told.vendor_session]) == 2)
+    await agent.send("hello again", "m4")
+    await agent.until(lambda: counted(agent) > before)
+
+    assert counted(agent) - before == 100
+
+
+def counted(agent: Running) -> int:
+    return sum({used.model: used.input_tokens for used in agent.all(Cumulative)}.values())
 
 
 async def test_it_is_left_in_its_own_way(claude: Start) -> None:

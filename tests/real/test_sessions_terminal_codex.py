@@ -18,7 +18,7 @@ from harness.processes import Exit, RotatingLog, Size
 from harness.sessions import facts
 from harness.sessions.facts import Placing, Source, State
 from harness.sessions.mock_model import MockModel
-from harness.sessions.reports import ApprovalAsked, ApprovalSettled, Decision, Receipt
+from harness.sessions.reports import ApprovalAsked, ApprovalSettled, Cumulative, Decision, Receipt
 from harness.sessions.transports.profiles import CODEX
 from harness.sessions.transports.terminal import TerminalSpec, TerminalTransport
 
@@ -31,6 +31,10 @@ SCRIPT: dict[str, Any] = {
         {"prompt": "hold it", "turns": [{"text": "It was held.", "hold": "gate"}]},
         {"prompt": "make it", "turns": [
             {"tools": [{"name": "exec_command", "input": {"cmd": "touch made\ntouch more", **LEAVE}}]}, {"text": "It is made."},
+        ]},
+        {"prompt": "take long", "turns": [
+            {"tools": [{"shell": "echo long"}], "usage": {"input": 1_000, "cache_read": 200}},
+            {"text": "It is over.", "hold": "gate"},
         ]},
         {"prompt": "fail", "turns": [{"error": {"status": 400, "message": "that is not possible"}, "times": 9}]},
     ],
@@ -218,6 +222,20 @@ async def test_a_failed_turn_says_so(codex: Start) -> None:
     await agent.send("please fail")
 
     assert (await over(agent)).outcome == "error"
+
+
+async def test_what_it_uses_is_counted_before_its_first_turn_is_over(codex: Start, model: MockModel) -> None:
+    """Though nothing has named its record yet; the title that it gives itself is not in it."""
+    agent = await codex("take long")
+    await asyncio.to_thread(model.wait_held, "gate")
+
+    await agent.until(lambda: any(used.input_tokens for used in agent.all(Cumulative)))
+    assert not any(told.vendor_session for told in agent.all(facts.Identified))
+    model.release("gate")
+    await agent.until(lambda: any(told.vendor_session for told in agent.all(facts.Identified)))
+    await agent.until(lambda: agent.all(Cumulative)[-1].input_tokens == 1_100)
+
+    assert {(used.model, used.cached_tokens) for used in agent.all(Cumulative) if not used.before} == {("gpt-5.5-codex", 200)}
 
 
 async def test_it_is_left_in_its_own_way(codex: Start) -> None:

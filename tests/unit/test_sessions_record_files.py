@@ -146,7 +146,8 @@ def rollout(
 def test_the_rollout_of_a_thread_is_found_by_its_name(tmp_path: Path) -> None:
     """Whenever it was begun; names that are none lead nowhere."""
     old = rollout(tmp_path, THREAD, day="2025/01/02")
-    rollout(tmp_path, OTHER)
+    for day in ("2025/01/03", "2025/12/01", "2026/11/30"):
+        rollout(tmp_path, OTHER, day=day)
     files = CodexFiles({"CODEX_HOME": str(tmp_path)}, Path("/w"), time.time())
 
     for thread in ("", "../../x", "*", THREAD):
@@ -314,4 +315,18 @@ async def test_a_record_that_is_never_there_is_told_of_once(tmp_path: Path) -> N
     (noted,) = reports
     assert isinstance(noted, facts.Noted)
     assert noted.kind == "usage"
+    watch.close()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_turn_that_used_nothing_is_nothing_to_tell_of(tmp_path: Path) -> None:
+    """Its provider refused it, say: the record is there."""
+    path, reports = tmp_path / "s.jsonl", list[Report]()
+    path.write_bytes(b"{}\n")
+    watch = RecordWatch(ClaudeRecord(NOW), Files(path), reports.append)
+
+    watch.look(over=True)
+    await asyncio.sleep(0.2)
+
+    assert reports == []
     watch.close()
