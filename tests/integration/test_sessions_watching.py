@@ -19,9 +19,9 @@ from harness.ledger import Event, MemoryStore, Write
 from harness.sessions import facts
 from harness.sessions.client import Sessions
 from harness.sessions.facts import Mode
-from harness.sessions.handoff import LOOK_FIRST
-from harness.sessions.watch_policy import Policy
-from harness.sessions.watching import Watcher
+from harness.sessions.watch.handoff import LOOK_FIRST
+from harness.sessions.watch.policy import Policy
+from harness.sessions.watch.watcher import Watcher
 
 PATIENCE_SECONDS = 20.0
 HOUR = 3600.0

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.sessions import facts
-from harness.sessions.handoff import LOOK_FIRST
 from harness.sessions.starting import Launched
-from harness.sessions.watch_policy import Policy
-from harness.sessions.watching import Watcher
+from harness.sessions.watch.handoff import LOOK_FIRST
+from harness.sessions.watch.policy import Policy
+from harness.sessions.watch.watcher import Watcher
 
 if TYPE_CHECKING:
     from tests.conftest import Hosted

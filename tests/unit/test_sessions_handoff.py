@@ -9,7 +9,7 @@ from harness.ledger import Event
 from harness.sessions import facts
 from harness.sessions.analysis import Analysis, analyse
 from harness.sessions.facts import Mode, Origin
-from harness.sessions.handoff import LIMIT, LOOK_FIRST, Why, handoff, resume_text
+from harness.sessions.watch.handoff import LIMIT, LOOK_FIRST, Why, handoff, resume_text
 
 KEY = "w1@0f3a9c21"
 

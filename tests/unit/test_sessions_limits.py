@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from harness.cli.agent_watch import successor
 from harness.errors import HarnessError
 from harness.sessions import LaunchRequest, facts
 from harness.sessions.limits import Limits, rest
 from harness.sessions.record import Session
+from harness.sessions.watch.succession import successor
 
 LIMITS = facts.Limits(max_budget_usd=5.0, max_turns=4, max_wall_seconds=60.0)
 

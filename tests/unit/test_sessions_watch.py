@@ -16,8 +16,7 @@ from harness.errors import UsageError
 from harness.sessions import facts
 from harness.sessions.facts import ExitReason, Mode, Source, State
 from harness.sessions.reports import Progress
-from harness.sessions.watch import Rung, Watch
-from harness.sessions.watch_actions import (
+from harness.sessions.watch.actions import (
     Action,
     Continue,
     Finished,
@@ -32,7 +31,8 @@ from harness.sessions.watch_actions import (
     Seen,
     Wait,
 )
-from harness.sessions.watch_policy import PRESETS, Policy, in_words, policy, seconds
+from harness.sessions.watch.ladder import Rung, Watch
+from harness.sessions.watch.policy import PRESETS, Policy, in_words, policy, seconds
 
 MINUTE = 60.0
 HOUR = 3600.0

@@ -9,16 +9,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from msgspec.structs import replace
-
 from harness.cli.agent_words import AgentWords
-from harness.errors import HarnessError, ProcessError
+from harness.errors import ProcessError
 from harness.sessions import Launched, LaunchRequest, launch
-from harness.sessions.facts import Limits
 
 if TYPE_CHECKING:
-    from harness.sessions.record import Session
-    from harness.sessions.watch_policy import Policy
+    from harness.sessions.watch.policy import Policy
     from harness.settings import Settings
 
 _INTERRUPTED = 130
@@ -31,7 +27,7 @@ def watch(words: AgentWords, settings: Settings, launched: Launched, request: La
 
 def policy_of(words: AgentWords) -> Policy:
     """The patience that was asked for. Raises `UsageError`."""
-    from harness.sessions.watch_policy import policy
+    from harness.sessions.watch.policy import policy
 
     return policy(
         preset=words.values.get("preset"), stall_after=words.values.get("stall-after"),
@@ -43,6 +39,7 @@ async def _watch(policy: Policy, settings: Settings, launched: Launched, request
     from harness.ledger import open_store
     from harness.sessions import Watcher
     from harness.sessions.client import Sessions
+    from harness.sessions.watch.succession import successor
 
     async with open_store(settings.database, actor="watch", create=False) as store:
         sessions = Sessions(store, Path(settings.home))
@@ -61,22 +58,6 @@ async def _watch(policy: Policy, settings: Settings, launched: Launched, request
             return await watching
         _say(f"harness watch: no longer watched; {launched.id} goes on: 'harness stop --id {launched.id}' ends it")
         return _INTERRUPTED
-
-
-def successor(request: LaunchRequest, before: Session, *, text: str, vendor_session: str) -> LaunchRequest:
-    """What starts the run that goes on where this one ended, within what is left of its limits.
-
-    Raises `HarnessError` if nothing is left.
-    """
-    from harness.sessions.limits import rest
-
-    left, over = rest(before.claimed.limits if before.claimed is not None else Limits(), before)
-    if over:
-        raise HarnessError(over)
-    return replace(
-        request, id=before.id, context=text, follows=before.key, vendor_session=vendor_session,
-        max_budget_usd=left.max_budget_usd, max_turns=left.max_turns, max_wall_seconds=left.max_wall_seconds,
-    )  # fmt: skip
 
 
 def _launch_and_show(request: LaunchRequest, settings: Settings) -> Launched:

@@ -39,7 +39,7 @@ class AgentWords:
         text = self.values.get(name)
         if text is None:
             return None
-        from harness.sessions.watch_policy import seconds
+        from harness.sessions.watch.policy import seconds
 
         return seconds(text, name=f"--{name}")
 

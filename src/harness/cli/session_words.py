@@ -72,6 +72,6 @@ def seconds(text: str | None, what: str) -> float | None:
     """A time that was given with an option, if it was. Raises `UsageError`."""
     if text is None:
         return None
-    from harness.sessions import watch_policy
+    from harness.sessions.watch import policy
 
-    return watch_policy.seconds(text, name=what)
+    return policy.seconds(text, name=what)

@@ -2,7 +2,7 @@
 
 A session is one run of an agent program under a host process of its own. Owns the streams `session/KEY` and the folders
 `HOME/sessions/`. The host side (`guard`, `host`) and the client side (`client`) meet in the ledger only. What is said about
-a session is in `facts`, what its events tell in `record`, both open to everybody; so are `published`, `watch_policy`,
+a session is in `facts`, what its events tell in `record`, both open to everybody; so are `published`, `watch`,
 `client`, `guide`, `probing`, `rehearsal` and `mock_model`.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.sessions.settings import SessionSettings
     from harness.sessions.starting import INHERITED, AgentDied, Launched, Launching, launch
     from harness.sessions.view import SESSIONS_VIEW
-    from harness.sessions.watching import Watcher
+    from harness.sessions.watch.watcher import Watcher
 
 _HOME = {
     "INHERITED": "starting",
@@ -34,7 +34,7 @@ _HOME = {
     "session_gone": "burying",
     "SESSIONS_VIEW": "view",
     "SessionSettings": "settings",
-    "Watcher": "watching",
+    "Watcher": "watch.watcher",
     "write_private": "ids",
 }
 

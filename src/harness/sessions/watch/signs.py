@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.sessions.facts import Mode
 from harness.sessions.ids import Folder
 from harness.sessions.record import Session
-from harness.sessions.watch_actions import Means, Sample
+from harness.sessions.watch.actions import Means, Sample
 
 _KNOWN = ("claude", "codex")
 

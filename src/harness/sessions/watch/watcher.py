@@ -18,11 +18,9 @@ from harness.sessions import facts
 from harness.sessions.analysis import Analysis, analyse
 from harness.sessions.client import Sessions
 from harness.sessions.facts import ExitReason, Origin
-from harness.sessions.handoff import handoff, resume_text
 from harness.sessions.ids import id_of
 from harness.sessions.record import Session
-from harness.sessions.watch import Watch
-from harness.sessions.watch_actions import (
+from harness.sessions.watch.actions import (
     Action,
     Continue,
     Finished,
@@ -36,8 +34,10 @@ from harness.sessions.watch_actions import (
     Stall,
     Wait,
 )
-from harness.sessions.watch_policy import Policy, in_words
-from harness.sessions.watch_signs import means_of, sampled
+from harness.sessions.watch.handoff import handoff, resume_text
+from harness.sessions.watch.ladder import Watch
+from harness.sessions.watch.policy import Policy, in_words
+from harness.sessions.watch.signs import means_of, sampled
 
 ESCALATED = 3
 FAILED = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from harness.sessions import facts
-from harness.sessions.watch_actions import Moment
+from harness.sessions.watch.actions import Moment
 
 
 @dataclass(slots=True)

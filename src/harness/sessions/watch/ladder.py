@@ -19,7 +19,7 @@ from harness.sessions import facts
 from harness.sessions.facts import Mode, State
 from harness.sessions.published import exit_code
 from harness.sessions.reports import Progress
-from harness.sessions.watch_actions import (
+from harness.sessions.watch.actions import (
     Action,
     Clock,
     Continue,
@@ -37,8 +37,8 @@ from harness.sessions.watch_actions import (
     Stall,
     Wait,
 )
-from harness.sessions.watch_clocks import Repeats, clocks_at, on_monotonic, slept
-from harness.sessions.watch_policy import Policy, in_words
+from harness.sessions.watch.clocks import Repeats, clocks_at, on_monotonic, slept
+from harness.sessions.watch.policy import Policy, in_words
 
 GRACE_SECONDS = 30.0
 """How much later than asked somebody may look before the rest counts as sleep of the machine."""
