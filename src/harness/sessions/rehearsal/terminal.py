@@ -44,7 +44,7 @@ class Terminal:
         self.hooks = _hooks(arguments, journal)
         self.resumed = resumed or arguments.value("--resume") or arguments.value("-r")
         self.session = self.resumed or arguments.value("--session-id") or f"rehearsal-{os.getpid()}"
-        self.record = _record(self.plan, self.session)
+        self.record = _record(self.plan, self.session, arguments.value("--model") or arguments.value("-m"))
         self.composer = ""
         self.last_text = -math.inf
         self.swallows = self.plan.swallows
@@ -366,12 +366,12 @@ def _hooks(arguments: Arguments, journal: Journal) -> Hooks | None:
     return Hooks.of(arguments, journal)
 
 
-def _record(plan: Plan, session: str) -> Transcript | Rollout | None:
+def _record(plan: Plan, session: str, model: str) -> Transcript | Rollout | None:
     if not plan.store or plan.like not in ("claude", "codex"):
         return None
     from harness.sessions.rehearsal.records import Rollout, Transcript
 
-    return (Transcript if plan.like == "claude" else Rollout)(plan.store, session, f"{plan.like}-rehearsal")
+    return (Transcript if plan.like == "claude" else Rollout)(plan.store, session, model or f"{plan.like}-rehearsal")
 
 
 def perform(arguments: Arguments, *, like: str = "", resumed: str = "") -> int:
