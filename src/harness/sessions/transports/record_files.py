@@ -41,13 +41,13 @@ class RecordFile:
         try:
             if about.st_ino != self._inode or about.st_size < self._offset:  # another one, or cut: from its beginning
                 self._inode, self._offset, self._lines = about.st_ino, 0, Lines(max_bytes=MAX_LINE)
-            data = os.pread(descriptor, limit, self._offset) if about.st_size > self._offset else b""
+            data = os.pread(descriptor, min(limit, about.st_size - self._offset), self._offset)
         except OSError:
             return [], False
         finally:
             os.close(descriptor)
         self._offset += len(data)
-        return self._lines.feed(data), len(data) == limit
+        return self._lines.feed(data), bool(data) and self._offset < about.st_size
 
 
 def opened(path: str) -> tuple[int, os.stat_result] | None:

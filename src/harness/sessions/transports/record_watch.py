@@ -16,8 +16,8 @@ from harness.sessions.transports.record_files import RecordFile, RecordFiles
 
 _AFTER_SECONDS = (0.15, 0.35, 0.7, 1.5)  # Claude Code writes up to half a second after its hook
 _OUTPUT_SECONDS = 1.0
-_PIECE = 256 << 10
-_LAST_PIECES = 64  # that are read when the program has ended
+_PIECE = 64 << 10  # bytes; larger ones stay in the host's memory once they were used
+_LAST_PIECES = 256  # that are read when the program has ended
 
 
 class Record(Protocol):
