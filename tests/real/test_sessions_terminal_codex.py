@@ -36,6 +36,10 @@ SCRIPT: dict[str, Any] = {
             {"tools": [{"shell": "echo long"}], "usage": {"input": 1_000, "cache_read": 200}},
             {"text": "It is over.", "hold": "gate"},
         ]},
+        {"prompt": "delegate it", "turns": [
+            {"tools": [{"name": "spawn_agent", "input": {"message": "look", "task_name": "look"}}], "usage": {"input": 1_000}},
+            {"text": "It is looked for.", "usage": {"input": 20_000}},
+        ]},
         {"prompt": "fail", "turns": [{"error": {"status": 400, "message": "that is not possible"}, "times": 9}]},
     ],
     "default": {"text": "Hello."},
@@ -236,6 +240,15 @@ async def test_what_it_uses_is_counted_before_its_first_turn_is_over(codex: Star
     await agent.until(lambda: agent.all(Cumulative)[-1].input_tokens == 1_100)
 
     assert {(used.model, used.cached_tokens) for used in agent.all(Cumulative) if not used.before} == {("gpt-5.5-codex", 200)}
+
+
+async def test_what_its_sub_agents_use_is_counted(codex: Start) -> None:
+    """They have records of their own, and to the same conversation the model gives them the same answer."""
+    agent = await codex("-c", "features.multi_agent_v2=true", "delegate it")
+
+    await agent.until(lambda: any(used.input_tokens >= 41_000 for used in agent.all(Cumulative)))
+
+    assert agent.all(Cumulative)[-1].input_tokens == 41_000
 
 
 async def test_it_is_left_in_its_own_way(codex: Start) -> None:

@@ -129,12 +129,22 @@ def test_the_sub_agents_of_a_session_are_found(tmp_path: Path) -> None:
 
 
 def rollout(
-    home: Path, thread: str, *, day: str = "2026/11/30", cwd: Path = Path("/w"), began: float = 0, prompt: str = ""
+    home: Path,
+    thread: str,
+    *,
+    day: str = "2026/11/30",
+    cwd: Path = Path("/w"),
+    began: float = 0,
+    prompt: str = "",
+    root: str = "",
 ) -> Path:
     """One of Codex's files."""
     path = home / "sessions" / day / f"rollout-2026-11-30T00-23-56-{thread}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    meta = {"type": "session_meta", "payload": {"id": thread, "cwd": str(cwd), "timestamp": moment(began or time.time())}}
+    meta = {
+        "type": "session_meta",
+        "payload": {"id": thread, "session_id": root or thread, "cwd": str(cwd), "timestamp": moment(began or time.time())},
+    }
     lines = [json.dumps(meta)]
     if prompt:
         content = [{"type": "input_text", "text": prompt}]
@@ -184,6 +194,22 @@ def test_before_its_first_turn_is_over_a_rollout_is_known_by_its_prompt(tmp_path
     path = rollout(tmp_path, THREAD, cwd=tmp_path, prompt="ours, truly")
 
     assert list(files.paths()) == [str(path)]
+
+
+def test_sub_agents_are_found_by_the_thread_that_they_are_of(tmp_path: Path) -> None:
+    """Also while nobody has named that; what they were told with its prompt makes none of them the session."""
+    files = CodexFiles({"CODEX_HOME": str(tmp_path)}, tmp_path, time.time() - 60)
+    files.given("ours")
+    agent = rollout(tmp_path, OTHER, cwd=tmp_path, prompt="ours", root=THREAD)
+    rollout(tmp_path, OTHER.replace("a229", "a230"), cwd=tmp_path, prompt="ours", root="of-another")
+    old = rollout(tmp_path, OTHER.replace("a229", "a231"), cwd=tmp_path, root=THREAD)
+    os.utime(old, (1, 1))
+    (tmp_path / "sessions/2026/11/30" / f"rollout-2026-11-30T00-23-56-{THREAD}.jsonl").touch()
+    assert list(files.paths()) == []
+
+    path = rollout(tmp_path, THREAD, cwd=tmp_path, prompt="ours")
+
+    assert {*files.paths(), *files.paths()} == {str(path), str(agent)}
 
 
 # When

@@ -22,7 +22,7 @@ class CodexFiles:
     """The rollouts of one program. `began`: seconds since 1970; it is started then.
 
     The program names a thread when a turn of it is over. Until then a rollout is taken for ours if it is younger than this
-    run, works in the same folder and answers a prompt that we have given.
+    run, works in the same folder and answers a prompt that we have given. Those of sub-agents name the thread that they are of.
     """
 
     def __init__(self, env: Mapping[str, str], cwd: Path, began: float) -> None:
@@ -32,7 +32,8 @@ class CodexFiles:
         self._began = began
         self._prompts: set[str] = set()
         self._threads: dict[str, str] = {}  # with the path, once it is found
-        self._foreign: set[str] = set()
+        self._agents: dict[str, str] = {}  # by thread, with the path
+        self._roots: dict[str, str] = {}  # of each thread that was looked at, the one that a person sees
 
     def belongs(self, name: str) -> None:
         if name and name not in self._threads and len(self._threads) < MAX_FILES:
@@ -45,23 +46,35 @@ class CodexFiles:
     def paths(self) -> Iterable[str]:
         for thread, path in self._threads.items():
             self._threads[thread] = path or self._path_of(thread, _NEWEST_DAYS)
-        if not self._threads and self._prompts:
-            self._guess()
-        return [path for path in self._threads.values() if path]
+        self._look()
+        return [path for path in (*self._threads.values(), *self._agents.values()) if path]
 
     def _path_of(self, thread: str, days: int) -> str:
         return next((entry.path for entry, name in self._rollouts(days) if name == thread), "")
 
-    def _guess(self) -> None:
+    def _look(self) -> None:
+        """Find the thread that nobody has named yet, and sub-agents."""
         for entry, thread in self._rollouts(_NEWEST_DAYS):
-            if thread in self._foreign:
+            if thread in self._threads or thread in self._agents:
                 continue
-            rollout = _head(entry.path) if changed(entry) >= self._began else Rollout()
-            if not rollout.thread or rollout.began < self._began or os.path.realpath(rollout.cwd) != self._cwd:
-                self._foreign.add(thread)
-            elif any(_compared(prompt) in self._prompts for prompt in rollout.prompts):
-                self._threads[thread] = entry.path
-                return
+            if thread not in self._roots:
+                if changed(entry) >= self._began:
+                    self._meet(thread, entry.path)
+                else:
+                    self._roots[thread] = ""
+            if self._roots.get(thread) in self._threads and len(self._agents) < MAX_FILES:
+                self._agents[thread] = entry.path
+
+    def _meet(self, thread: str, path: str) -> None:
+        """A rollout that is new; while it may become ours it is looked at again."""
+        rollout = _head(path)
+        if not rollout.thread:
+            return  # its first line is not whole yet
+        waits = not self._threads and rollout.root == thread and rollout.began >= self._began
+        if not waits or os.path.realpath(rollout.cwd) != self._cwd:
+            self._roots[thread] = rollout.root
+        elif any(_compared(prompt) in self._prompts for prompt in rollout.prompts):
+            self._threads[thread] = path
 
     def _rollouts(self, days: int) -> Iterator[tuple[os.DirEntry[str], str]]:
         for day in islice(self._days(), days):

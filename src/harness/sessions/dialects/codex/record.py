@@ -1,7 +1,8 @@
 """What Codex's own record of a thread tells of tokens: its rollout, a file of lines of JSON. Pure.
 
 Source: files of Codex 0.169. `turn_context` names the model, `token_count` the thread's tokens in all and those
-of the last request. A thread that was forked from another begins at where that one stood, without its lines.
+of the last request. A thread that was forked from another begins at where that one stood, without its lines. Sub-agents have
+rollouts of their own, which name the session that they belong to and may begin with what was said there.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """What the first lines of a rollout say of it."""
 
     thread: str = ""
+    root: str = ""  # the thread that a person sees; it is another one if this is of a sub-agent
     cwd: str = ""
     began: float = 0.0  # seconds since 1970
     prompts: tuple[str, ...] = ()
@@ -74,9 +76,11 @@ def read_rollout(lines: list[bytes]) -> Rollout:
     prompts = [words(each, "content") for each in said if text(each, "role") == "user"]
     if text(first, "type") != "session_meta":
         return Rollout()
+    thread = text(meta, "id")
     return Rollout(
-        thread=text(meta, "id"), cwd=text(meta, "cwd"), began=seconds(meta, "timestamp") or 0.0, prompts=tuple(prompts)
-    )
+        thread=thread, root=text(meta, "session_id") or thread, cwd=text(meta, "cwd"),
+        began=seconds(meta, "timestamp") or 0.0, prompts=tuple(prompts),
+    )  # fmt: skip
 
 
 def _counts(usage: Object) -> Counts:
