@@ -12,6 +12,8 @@ import pytest
 
 from harness.cli import doctor_sessions
 from harness.ledger import SQLiteStore
+from harness.sessions import trials
+from harness.sessions.facts import Mode
 
 Pretend = Callable[..., Any]
 
@@ -125,3 +127,31 @@ async def test_the_agent_programs_are_listed(command: Any, tmp_path: Path, monke
     assert (claude["version"], claude["modes"], claude["problem"]) == ("2.1.0", ["once"], None)
     assert (codex["version"], codex["found"], codex["problem"]) == (None, [], "it does not tell its version")
     assert told.splitlines()[-1].split() == ["missing", "codex", "not", "on", "PATH"]
+
+
+async def test_a_program_that_cannot_be_tried_is_said(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a version and does nothing: that is broken, however well it starts."""
+    script = '#!/bin/sh\ncase $1 in --version) echo "2.1.0 (Claude Code)";; *) exit 3;; esac\n'
+    (tmp_path / "claude").write_text(script)
+    (tmp_path / "claude").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(trials, "MODES", {"claude": (Mode.ONCE,), "codex": ()})
+
+    monkeypatch.setattr(trials, "PATIENCE_SECONDS", 0.5)
+
+    code, out, err = await command("doctor", "--agents", "--try")
+    (told,) = await command.json("doctor", "--agents", "--try", "--json", code=1)
+
+    assert (code, err) == (1, "trying claude in mode once …\n")
+    first, last = (" ".join(line.split()) for line in out.splitlines())
+    assert first == f"broken claude once 2.1.0: nothing; not {' '.join(trials.ASPECTS)}"
+    assert last == "missing codex not on PATH"
+    assert (told["program"], told["version"], told["mode"], told["problem"]) == ("claude", "2.1.0", "once", None)
+    assert told["does"] == dict.fromkeys(trials.ASPECTS, False)
+
+
+async def test_trying_belongs_to_the_agents(command: Any) -> None:
+    code, out, err = await command("doctor", "--try")
+
+    assert (code, out) == (2, "")
+    assert "--try belongs to --agents" in err

@@ -55,7 +55,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 DOORS = (
     "kernel.middleware", "kernel.providers", "kernel.records", "agents.bundles", "agents.pydantic_ai", "recovery.facts",
     "sessions.client", "sessions.facts", "sessions.guide", "sessions.mock_model", "sessions.published", "sessions.record",
-    "sessions.probing", "sessions.rehearsal", "sessions.watch",
+    "sessions.probing", "sessions.rehearsal", "sessions.trials", "sessions.watch",
 )  # fmt: skip
 NOT_YET = ("web", "recovery")  # the doors for people still reach into these two
 

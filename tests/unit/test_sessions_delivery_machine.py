@@ -45,9 +45,8 @@ class Agent:
         self.unshown: list[str] = []  # heard by this life, and no receipt was given
         self.turn: list[str] = []  # that the turn under way answers
 
-    def hear(self, id_: str, *, takes_once: bool) -> None:
-        if not (takes_once and id_ in self.heard):
-            self.heard.append(id_)
+    def hear(self, id_: str) -> None:
+        self.heard.append(id_)
         self.unshown.append(id_)
 
     def die(self) -> None:
@@ -89,9 +88,8 @@ class Delivery(RuleBasedStateMachine):
     def run(self, asked: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(asked)
 
-    @initialize(takes_once=st.booleans())
-    def start(self, takes_once: bool) -> None:
-        self.takes_once = takes_once
+    @initialize()
+    def start(self) -> None:
         self.run(self.claim(""))
 
     # The host's steps
@@ -107,7 +105,7 @@ class Delivery(RuleBasedStateMachine):
         guards: list[Guard] = []
         before = await carrying.earlier(self.store, follows) if follows else None
         if before is not None:
-            carried, guards = await carrying.take_over(self.store, before, takes_once=self.takes_once)
+            carried, guards = await carrying.take_over(self.store, before)
             queued = [facts.Queued(message_id=each.id, text=each.text, expires_us=each.expires_us) for each in carried]
             guards.append(Reserve(facts.inbox_counter(key), len(queued)))
         drafts = (draft(facts.CLAIMED, claimed), *(draft(facts.QUEUED, each) for each in queued))
@@ -169,7 +167,7 @@ class Delivery(RuleBasedStateMachine):
         if fails:
             self.run(host.recorder.move(message.id, facts.LOST, reason="in part"))
         else:
-            self.agent.hear(message.id, takes_once=self.takes_once)
+            self.agent.hear(message.id)
 
     @precondition(lambda self: self.host)
     @rule(turns=st.integers(1, 2), answers=st.booleans())
@@ -349,7 +347,7 @@ class Delivery(RuleBasedStateMachine):
                 case MessageStatus.ACCEPTED | MessageStatus.DONE | MessageStatus.FAILED:
                     assert heard
                 case MessageStatus.QUEUED | MessageStatus.DROPPED | MessageStatus.EXPIRED | MessageStatus.WITHDRAWN:
-                    assert not heard or self.takes_once  # then it may be said again: it is taken once
+                    assert not heard
                 case _:
                     pass
 

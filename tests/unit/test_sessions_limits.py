@@ -32,6 +32,8 @@ def test_what_nobody_can_price_is_no_budget_left() -> None:
     session.totals.unpriced = "some-model"
 
     assert "nobody knows what some-model costs" in budget.crossed(session, 0.0)
+    session.totals.unpriced, session.totals.uncounted = "", True
+    assert "nobody knows what it uses" in budget.crossed(session, 0.0)
     assert Limits(facts.Limits(), began=0.0).crossed(session, 0.0) == ""
 
 

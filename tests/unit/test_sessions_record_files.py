@@ -340,7 +340,7 @@ async def test_a_record_that_is_never_there_is_told_of_once(tmp_path: Path) -> N
 
     (noted,) = reports
     assert isinstance(noted, facts.Noted)
-    assert noted.kind == "usage"
+    assert noted.kind == "uncounted"
     watch.close()
 
 

@@ -41,22 +41,33 @@ def doctor(
     agents: Annotated[
         bool, typer.Option("--agents", help="Instead, say which agent programs are installed and what they can do.")
     ] = False,
+    trying: Annotated[
+        bool,
+        typer.Option("--try", help="With --agents: run each in each mode, with a scripted model, and say what it does."),
+    ] = False,
     as_json: Json = False,
     home: Home = None,
 ) -> None:
     """Check this machine, this home and its sessions. Ends with 1 if something is broken.
 
     With --agents it asks Claude Code and Codex for their versions, their help and the schema of their protocol. No agent
-    is started, no model is asked, and nothing of the user's is touched.
+    is started, no model is asked, and nothing of the user's is touched. With --try they are really run, for a minute or
+    two, in a home of their own and with a scripted model on loopback: nothing is spent, and no account is needed.
 
     \b
     Examples:
       harness doctor
       harness doctor --json
       harness doctor --agents
+      harness doctor --agents --try
     """
     from harness.cli import doctor_sessions
+    from harness.errors import UsageError
 
+    if trying and not agents:
+        raise UsageError("--try belongs to --agents, which is not given")
+    if trying:
+        raise typer.Exit(doctor_sessions.try_agents(as_json))
     if agents:
         raise typer.Exit(doctor_sessions.agents(as_json))
     raise typer.Exit(show([*_machine(), *_parts(), doctor_sessions.tmux(), *_home(home)], as_json=as_json))

@@ -1,12 +1,15 @@
 """What `harness doctor` says of sessions and of the agent programs: what they need, what they left behind, what can be had.
 
-Looks, and changes nothing. What a program can do is found out by `sessions.probing`.
+Looks, and changes nothing. What a program can do is found out by `sessions.probing`, and what it does by
+`sessions.trials`.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from harness.ledger import Store
     from harness.sessions.client import Row
     from harness.sessions.probing import Found, Probed
+    from harness.sessions.trials import Trial
     from harness.settings import Settings
 
 _WAL_BYTES = 256 << 20  # a ledger's own is checkpointed at some megabytes
@@ -89,6 +93,60 @@ def agents(as_json: bool) -> int:
     absent = [name for name in KNOWN if name not in {each.program for each in probed}]
     missing = [Finding(name=name, state="missing", detail="not on PATH") for name in absent]
     return show([*(line for each in probed for line in _lines(each)), *missing], as_json=False)
+
+
+def try_agents(as_json: bool) -> int:
+    """Run the installed agent programs and print what they do in each mode; the exit code is 1 if one does nothing."""
+    from harness.cli.findings import show
+    from harness.cli.opening import execute
+    from harness.cli.output import json_line
+    from harness.sessions.probing import KNOWN
+
+    paths = {name: path for name in KNOWN if (path := shutil.which(name))}
+    trials = execute(lambda: _try_all(paths))
+    if as_json:
+        json_line([_outcome(each, paths[each.program]) for each in trials])
+        return 0 if all(map(_worked, trials)) else 1
+    missing = [Finding(name=name, state="missing", detail="not on PATH") for name in KNOWN if name not in paths]
+    return show([*map(_tried, trials), *missing], as_json=False)
+
+
+async def _try_all(paths: Mapping[str, str]) -> list[Trial]:
+    """One after the other, saying which: each takes some seconds."""
+    from harness.sessions.trials import MODES, try_program
+
+    trials: list[Trial] = []
+    for program, path in paths.items():
+        for mode in MODES[program]:
+            print(f"trying {program} in mode {mode} …", file=sys.stderr, flush=True)
+            with tempfile.TemporaryDirectory(prefix="harness-try-", ignore_cleanup_errors=True) as folder:
+                trials.append(await try_program(program, path, mode, Path(folder)))
+    return trials
+
+
+def _tried(trial: Trial) -> Finding:
+    """What it does, and what it does not, in a line."""
+    does = " ".join(name for name, has in trial.does.items() if has)
+    lacks = " ".join(name for name, has in trial.does.items() if not has)
+    words = f"{trial.version}: {does or 'nothing'}{f'; not {lacks}' if lacks else ''}"
+    if trial.problem:
+        words += f"; cut short: {trial.problem}"
+    return Finding(name=f"{trial.program} {trial.mode}", state="ok" if _worked(trial) else "broken", detail=words)
+
+
+def _worked(trial: Trial) -> bool:
+    return not trial.problem and any(trial.does.values())
+
+
+def _outcome(trial: Trial, path: str) -> dict[str, object]:
+    return {
+        "program": trial.program,
+        "path": path,
+        "version": trial.version or None,
+        "mode": str(trial.mode),
+        "does": dict(trial.does),
+        "problem": trial.problem or None,
+    }
 
 
 def _lines(probed: Probed) -> Iterable[Finding]:

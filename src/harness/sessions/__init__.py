@@ -3,7 +3,7 @@
 A session is one run of an agent program under a host process of its own. Owns the streams `session/KEY` and the folders
 `HOME/sessions/`. The host side (`guard`, `host`) and the client side (`client`) meet in the ledger only. What is said about
 a session is in `facts`, what its events tell in `record`, both open to everybody; so are `published`, `watch`,
-`client`, `guide`, `probing`, `rehearsal` and `mock_model`.
+`client`, `guide`, `probing`, `trials`, `rehearsal` and `mock_model`.
 """
 
 from __future__ import annotations

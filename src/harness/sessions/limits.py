@@ -36,6 +36,8 @@ def spent(given: facts.Limits, session: Session) -> str:
         return f"the budget of {given.max_budget_usd:g} USD is spent: {totals.cost_usd or 0.0:.4f}"
     if given.max_budget_usd is not None and totals.unpriced:
         return f"nobody knows what {totals.unpriced} costs, so that a budget of {given.max_budget_usd:g} USD cannot be kept"
+    if given.max_budget_usd is not None and totals.uncounted:
+        return f"nobody knows what it uses, so that a budget of {given.max_budget_usd:g} USD cannot be kept"
     return ""
 
 

@@ -46,7 +46,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...]
     make: Make
     vendor_session: str = ""  # chosen by us, or continued
-    takes_once: bool = False  # a message id that it has seen it does not take again, also after a resume
     queue_context: bool = False  # the first message is sent rather than given as an argument
     env: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
 

@@ -58,6 +58,7 @@ class Totals(msgspec.Struct, kw_only=True):
     reasoning_tokens: int = 0
     cost_usd: float | None = None
     unpriced: str = ""  # a model of which nobody knows what it costs
+    uncounted: bool = False  # nobody knows what is used at all
     messages: int = 0
     turns: int = 0
     tools: int = 0
@@ -166,6 +167,8 @@ class Session(msgspec.Struct, kw_only=True):
                 self.totals.errors += told.kind == "error"
             case facts.Usage():
                 self._add(told)
+            case facts.Noted(kind="uncounted"):
+                self.totals.uncounted = True
             case facts.ApprovalRequested():
                 self.approvals[told.request] = Approval(
                     request=told.request, tool=told.tool, summary=told.summary, arguments=told.arguments, asked_us=event.ts,

@@ -111,10 +111,10 @@ class _Run:
         """The turn that has answered all of these."""
         return next((turn for turn in self.all(facts.TurnCompleted) if set(ids_) <= set(turn.message_ids)), None)
 
-    async def until(self, holds: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> bool:
+    async def until(self, holds: Callable[[], object], seconds: float | None = None) -> bool:
         """Whether this comes to hold in time."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(PATIENCE_SECONDS if seconds is None else seconds):
                 while not holds():
                     self._came.clear()
                     with contextlib.suppress(TimeoutError):

@@ -9,11 +9,12 @@ from harness.ledger import Guard, Store, Unique
 from harness.sessions import facts
 from harness.sessions.burying import bury, session_gone
 from harness.sessions.closing import NEVER_SENT
-from harness.sessions.facts import MessageStatus
+from harness.sessions.facts import MessageStatus, Mode
 from harness.sessions.record import Message, Session, folded
 from harness.sessions.reports import Cumulative
 
 _BLOCK = 1 << 20
+_KEEPS_IDS = (Mode.STREAM, Mode.APP_SERVER)  # what is typed at a terminal has none
 
 
 def carried_lock(key: str) -> str:
@@ -29,23 +30,23 @@ async def earlier(store: Store, key: str) -> Session | None:
     return await bury(store, key) if session.live and session_gone(store, session) else session
 
 
-async def take_over(store: Store, before: Session, *, takes_once: bool) -> tuple[list[Message], list[Guard]]:
+async def take_over(store: Store, before: Session) -> tuple[list[Message], list[Guard]]:
     """The messages that the claim of a run that continues another one queues again, and the guards that it needs for that."""
     lock = carried_lock(before.key)
-    messages = carried(before, takes_once=takes_once, now_us=store.clock.now_us())
+    messages = carried(before, now_us=store.clock.now_us())
     if not messages or await store.holder_of(lock) is not None:
         return [], []
     return messages, [Unique(lock)]
 
 
-def carried(before: Session, *, takes_once: bool, now_us: int) -> list[Message]:
+def carried(before: Session, *, now_us: int) -> list[Message]:
     """The messages to queue again, in their order, under their own ids; none whose time is over.
 
-    One that was on its way when the host died is sent again only if the program takes the same id once (`takes_once`), or
-    if its own record can be read and does not have it; nobody knows otherwise, and nothing is said twice.
+    One that was on its way when the host died is sent again only if the program's own record can be read, is one that keeps
+    our ids, and does not have it; nobody knows otherwise, and nothing is said twice.
     """
     doubtful = [message.id for message in before.messages.values() if message.status is MessageStatus.UNKNOWN]
-    lost = frozenset(doubtful) if takes_once else _absent(Path(before.vendor_transcript or "/nowhere"), doubtful)
+    lost = _absent(Path(before.vendor_transcript or "/nowhere"), doubtful) if before.mode in _KEEPS_IDS else frozenset[str]()
     return [
         message
         for message in before.messages.values()

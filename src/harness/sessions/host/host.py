@@ -347,7 +347,7 @@ class Host:
         if before is not None:
             if setup.request.vendor_session:
                 self.digest.start_counters(carrying.counters(before))
-            messages, guards = await carrying.take_over(self._store, before, takes_once=setup.plan.takes_once)
+            messages, guards = await carrying.take_over(self._store, before)
             queued += [setup.again(message) for message in messages]
         if queued:
             guards.append(setup.places_in_inbox(len(queued)))

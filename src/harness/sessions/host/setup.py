@@ -208,7 +208,7 @@ def request_from(data: bytes) -> LaunchRequest:
 def _check_budget(request: LaunchRequest, mode: Mode) -> None:
     """Refuse a budget for a program that does not say what it uses: it would be one that nobody keeps."""
     name = Path(request.cli).name
-    tells = mode in (Mode.STREAM, Mode.APP_SERVER) or (mode is Mode.ONCE and name in ("claude", "codex"))
+    tells = mode in (Mode.STREAM, Mode.APP_SERVER) or name in ("claude", "codex")
     if request.max_budget_usd is not None and not tells:
         raise UsageError(f"--max-budget-usd cannot be kept: {name} in mode {mode} does not say what it uses; --max-wall can")
 

@@ -108,7 +108,7 @@ class RecordWatch:
     def _complain(self) -> None:
         if self._over and not self._complained and not any(file.there for file in self._open.values()):
             self._complained = True
-            self._tell(facts.Noted(kind="usage", text="what it uses is not known: it keeps no record that could be found"))
+            self._tell(facts.Noted(kind="uncounted", text="what it uses is not known: it keeps no record that could be found"))
 
     def close(self) -> None:
         """Read what is left, and stop. Idempotent."""
