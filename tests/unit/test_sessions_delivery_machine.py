@@ -398,7 +398,7 @@ class TestDeliveryForLong(Delivery.TestCase):
 def delivery() -> Iterator[Delivery]:
     """A run at its prompt; all that must be true is looked at in the end."""
     made = Delivery()
-    made.start(False)
+    made.start()
     yield made
     made.places_are_counted()
     made.what_is_on_record_is_true()
