@@ -77,7 +77,11 @@ def postgres_schema(postgres_server: TemporaryServer) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Whoever starts the tests in the background of a script lets them, and all that they start, ignore Ctrl-C."""
+    """Undo what whoever starts the tests may have laid on all that they start.
+
+    In the background of a script it ignores Ctrl-C; where no bytecode is kept, each of thousands compiles what it imports.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

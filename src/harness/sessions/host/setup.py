@@ -23,7 +23,7 @@ from harness.sessions.request import LaunchRequest
 from harness.sessions.transports.base import Transport
 from harness.wake import Bell
 
-_SETTLE_SECONDS = 0.08  # an agent that dies within it is reported as one that did not start
+_SETTLE_SECONDS = 0.05  # an agent that dies within it is reported as one that did not start
 _TAIL_CHARACTERS = 2000
 _LONG_US = 10 * 365 * 86_400 * 1_000_000  # the first message waits for as long as the program takes to start
 
