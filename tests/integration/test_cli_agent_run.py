@@ -229,6 +229,14 @@ async def test_without_a_terminal_its_output_and_input_are_ours(world: Hosted) -
     assert out.splitlines()[-1] == "hello"
 
 
+@pytest.mark.parametrize("code", [0, 3])
+async def test_all_of_a_quick_commands_output_is_ours(world: Hosted, code: int) -> None:
+    """However much it wrote before anybody could look, and however it ended."""
+    _, out, _ = await world.command("run", "sh", "--", "-c", f"seq 20000; exit {code}", stdin=b"")
+
+    assert out.split() == [str(number) for number in range(1, 20001)]
+
+
 # -- mistakes
 
 

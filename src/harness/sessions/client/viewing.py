@@ -33,7 +33,6 @@ DETACHED = "detached"
 _FRAME = struct.Struct(">cI")
 _MAX_FRAME = 1 << 20
 _READ_BYTES = 1 << 16
-_REPLAY_BYTES = 1 << 16
 _END_SECONDS = 10.0  # for a session whose host went without a word: until somebody has recorded its end
 _PATIENCE_SECONDS = 1.0  # between the two keys that mean to leave
 _CTRL_BRACKET = rb"(?:\x1d|\x1b\[93;5u|\x1b\[27;5;93~)"  # Ctrl-], as terminals say it with and without keyboard protocols
@@ -57,7 +56,7 @@ def view(settings: Settings, key: str) -> int:
         connection = _connect(folder)
     except OSError:
         ended = _recorded_end(settings, key)
-        _write(1, _tail(folder))
+        show_all(folder)
         return ended
     with connection:
         told = Viewer(connection, stdin=_number(sys.stdin, 0), stdout=_number(sys.stdout, 1)).run()
@@ -90,12 +89,15 @@ def _connect(folder: Folder) -> socket.socket:
     return connection
 
 
-def _tail(folder: Folder) -> bytes:
-    """The last output of a session whose host is not there (any more)."""
+def show_all(folder: Folder) -> None:
+    """Write everything that a session has written whose host is not there (any more)."""
     from harness.processes import LogReader
 
-    log = LogReader(folder.transcript)
-    return log.read(max(log.start, log.end - _REPLAY_BYTES), _REPLAY_BYTES).data
+    for descriptor, path in ((1, folder.transcript), (2, folder.errors)):
+        log, position = LogReader(path), 0
+        while (chunk := log.read(position)).data:
+            _write(descriptor, chunk.data)
+            position = chunk.offset + len(chunk.data)
 
 
 def _recorded_end(settings: Settings, key: str) -> int:

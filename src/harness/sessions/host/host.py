@@ -70,7 +70,7 @@ class Host:
         self._approvals = Approvals(
             self.recorder, setup.rules, answer=self._answer, record=self.record, complain=setup.complain
         )
-        self._viewers = Viewers(setup.folder, wake=self._wake.set)
+        self._viewers = Viewers(setup.folder, wake=self._wake.set, attended=setup.request.attended)
         self._repository = Repository(setup.cwd)
 
     # From the claim to the end

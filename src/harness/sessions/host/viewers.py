@@ -24,6 +24,7 @@ MAX_VIEWERS = 64
 MAX_FRAME = 1 << 20
 HELD_BYTES = 4 << 20  # that a viewer may be behind before it is dropped
 REPLAY_BYTES = 65536
+ATTENDED_BYTES = HELD_BYTES >> 1  # for whoever started it in the foreground: what was written until they were there
 _TYPING_SECONDS = 2.0
 _HEAD = struct.Struct(">cI")
 
@@ -36,8 +37,9 @@ def frame(kind: bytes, payload: bytes) -> bytes:
 class Viewers:
     """The socket of one session."""
 
-    def __init__(self, folder: Folder, *, wake: Callable[[], object]) -> None:
+    def __init__(self, folder: Folder, *, wake: Callable[[], object], attended: bool = False) -> None:
         self._folder = folder
+        self._replay = ATTENDED_BYTES if attended else REPLAY_BYTES
         self._wake = wake
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -68,8 +70,10 @@ class Viewers:
             return
         log = LogReader(self._folder.transcript)
         end = log.end
-        recent = log.read(max(log.start, end - REPLAY_BYTES), REPLAY_BYTES).data
-        writer.write(frame(b"O", recent))
+        position, self._replay = max(log.start, end - self._replay), REPLAY_BYTES
+        while position < end and (recent := log.read(position, min(end - position, REPLAY_BYTES))).data:
+            writer.write(frame(b"O", recent.data))
+            position = recent.offset + len(recent.data)
         self._writers.add(writer)
         self._transport.viewers(self._show)
         try:
