@@ -50,6 +50,15 @@ async def test_logs_are_the_last_lines_as_they_came(command: Any, agents: SQLite
     assert (await command("logs", "--id", "w1", "-n", "0"))[:2] == (0, "")
 
 
+async def test_plain_logs_keep_words_apart(command: Any, agents: SQLiteStore, pretend: Pretend) -> None:
+    """A program that draws a window moves the cursor on where another one writes spaces."""
+    log_of(await pretend(agents)).write(b"Welcome\x1b[1Cto\x1b[CClaude\x1b[3CCode\x1b[999999999C.\r\n")
+
+    _, plain, _ = await command("logs", "--id", "w1", "--plain")
+
+    assert plain == f"Welcome to Claude   Code{' ' * 500}.\n"
+
+
 async def test_following_logs_ends_with_the_session(command: Any, agents: SQLiteStore, pretend: Pretend) -> None:
     """What is written last is shown, also when a new run has the folder by then."""
     session = await pretend(agents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 app = App()
 
+_SKIPS = re.compile(r"\x1b\[(\d{0,9})C")  # the cursor some columns on: how a program at a terminal may write its spaces
+_WIDEST = 500
 _KEPT_BYTES = 64 << 20  # of a transcript's end, for the lines that are asked for
 
 
@@ -86,7 +89,8 @@ class _Printer:
         from harness.text import sanitise
 
         text = line.decode(errors="replace").removesuffix("\r")
-        text = sanitise(text) if self._text_only else text
+        if self._text_only:
+            text = sanitise(_SKIPS.sub(lambda skip: " " * min(int(skip[1] or 1), _WIDEST), text))
         if self._as_json:
             json_line({"line": text})
         else:
