@@ -94,6 +94,21 @@ async def test_enter_alone_needs_no_text(command: Any, agents: SQLiteStore, pret
     assert (message.text, message.only_submit) == ("", True)
 
 
+async def test_what_cannot_be_typed_without_enter_is_told(command: Any, agents: SQLiteStore, pretend: Pretend) -> None:
+    """That it is on its way is not yet that it is there."""
+    session = await pretend(agents)
+
+    async def refused(id_: str) -> None:
+        await asyncio.sleep(0.3)
+        await session.move(facts.FAILED, id_, reason="no input line")
+
+    host = asyncio.ensure_future(plays(session, moves(session, facts.WRITTEN), refused))
+    told = await command.json("send", "--id", "w1", "go", "--no-submit", code=1)
+
+    await host
+    assert (told["ok"], told["status"], told["error"]) == (False, "failed", "no input line")
+
+
 async def test_wait_for_idle_ends_with_the_turn_that_it_started(
     command: Any, agents: SQLiteStore, pretend: Pretend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +322,7 @@ async def test_the_inbox_is_listed_and_emptied(command: Any, agents: SQLiteStore
     _, table, _ = await command("inbox", "list", "--id", "w1")
     dropped = await command.json("inbox", "--id", "w1", "drop", two, "--json")
     too_late = await command.json("inbox", "--id", "w1", "drop", one, "--json", code=1)
+    refused = await command("inbox", "--id", "w1", "drop", one)
     cleared = await command.json("inbox", "--id", "w1", "clear", "--json")
 
     assert [(each["msg"], each["status"]) for each in listed] == [
@@ -315,6 +331,7 @@ async def test_the_inbox_is_listed_and_emptied(command: Any, agents: SQLiteStore
     assert three in table
     assert dropped == {"ok": True, "dropped": [two], "status": "dropped"}
     assert too_late == {"ok": False, "dropped": [], "status": "written"}
+    assert refused == (1, "", f"harness: {one} is written: nothing was dropped\n")
     assert cleared["dropped"] == [three, four]
     assert [each["msg"] for each in await command.json("inbox", "--id", "w1", "list", "--json")] == ["one"]
     assert len(await command.json("inbox", "--id", "w1", "list", "--all", "--json")) == 4

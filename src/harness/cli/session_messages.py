@@ -16,7 +16,7 @@ from harness.cli.opening import execute
 from harness.cli.options import Home, Json
 from harness.cli.output import ago, json_line, line, note, now_us, plain, table
 from harness.cli.session_words import TIMED_OUT, Id, Program, Repo, Timeout, asker, chosen, opened, seconds
-from harness.errors import UsageError
+from harness.errors import HarnessError, UsageError
 
 if TYPE_CHECKING:
     from harness.sessions.client import Sessions
@@ -137,8 +137,7 @@ async def _send(sessions: Sessions, key: str, sending: _Sending) -> int:
     if not sending.wait:
         json_line({"ok": True, "status": "queued", "message_id": id_})
         return 0
-    with_agent = {MessageStatus.ACCEPTED} if sending.submit else {MessageStatus.ACCEPTED, MessageStatus.WRITTEN}
-    received = FINAL_STATUSES | with_agent
+    received = FINAL_STATUSES | {MessageStatus.ACCEPTED}
     until = FINAL_STATUSES if sending.until_idle else received
     loop = asyncio.get_running_loop()
     deadline = None if sending.timeout_seconds is None else loop.time() + sending.timeout_seconds
@@ -244,9 +243,10 @@ def inbox(
         json_line({"ok": bool(dropped) or message is None, "dropped": dropped, "status": left and str(left)})
     elif message is None:
         line(f"dropped {len(dropped)} of those that waited")
-    else:
-        line(f"dropped {message}" if dropped else f"{message} is {left}: nothing was dropped")
-    raise typer.Exit(0 if dropped or message is None else 1)
+    elif dropped:
+        line(f"dropped {message}")
+    if message is not None and not dropped:
+        raise HarnessError(f"{message} is {left}: nothing was dropped")
 
 
 def _list(session: Session, *, everything: bool, as_json: bool) -> None:
