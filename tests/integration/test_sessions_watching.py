@@ -500,6 +500,32 @@ async def test_the_agents_code_is_returned(
     assert world.said[-1] == f"harness watch: summary id=w1 resumes=0 final_state=exited outcome={reason} elapsed_s=5.0"
 
 
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"reason": "success"}, []),
+        (
+            {"reason": "failure", "code": 7, "tail": "one\ntwo\n\n\x1b[31mno key\x1b[0m\r\nset it\nand again\n"},
+            ["it has ended: failure, exit code 7", "| no key", "| set it", "| and again"],
+        ),
+        (
+            {"reason": "killed", "code": None, "signal": 9, "detail": "signal 9, which\nHarness did not send"},
+            ["it has ended: killed: signal 9, which Harness did not send"],
+        ),
+        ({"reason": "failure", "code": 1, "tail": "x" * 5000}, ["it has ended: failure, exit code 1", f"| {'x' * 199}…"]),
+    ],
+)
+async def test_why_an_agent_died_is_said_before_the_summary(world: World, how: dict[str, Any], says: list[str]) -> None:
+    """Its code or signal and its last lines, cleaned and clipped; nothing of one that has finished."""
+    session = await world.start()
+    watching = world.watch(session)
+    await world.pass_(5)
+    await session.exit(**how)
+
+    await world.result(watching, within=60)
+    assert world.said[1:-1] == [f"harness watch: {line}" for line in says]
+
+
 async def test_a_session_that_is_over_already_is_told_at_once(world: World) -> None:
     """Nothing is waited for."""
     session = await world.start()

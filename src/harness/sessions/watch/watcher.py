@@ -36,6 +36,7 @@ from harness.sessions.watch.actions import (
 )
 from harness.sessions.watch.handoff import handoff, resume_text
 from harness.sessions.watch.ladder import Watch
+from harness.sessions.watch.last_words import last_words
 from harness.sessions.watch.policy import Policy, in_words
 from harness.sessions.watch.signs import means_of, sampled
 
@@ -95,6 +96,9 @@ class Watcher:
             outcome = "left"  # the session goes on, unwatched
             raise
         finally:
+            if outcome != "success" and self._session.exited is not None:
+                for line in last_words(self._session.exited):
+                    self._say(line)
             elapsed = self._now().monotonic - self._began.monotonic
             self._say(
                 f"summary id={id_of(self._key)} resumes={self._watch.resumes} final_state={self._session.state} "
