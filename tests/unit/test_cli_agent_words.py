@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.cli.agent_words import read
+from harness.cli.agent_words import VALUES, read
 from harness.errors import UsageError
 
 
@@ -91,6 +91,18 @@ def test_a_value_that_is_missing_or_too_much_is_said(words: list[str]) -> None:
     """An unset variable in a script must not become a random id, a fresh session, or a flag of the agent's."""
     with pytest.raises(UsageError, match=r"needs a value|takes no value"):
         read(words)
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+@pytest.mark.parametrize("next_", ["--detach", "--id=w1", "--"])
+def test_the_next_option_is_no_value(name: str, next_: str) -> None:
+    """`--resume --detach` lacks a value; one that begins with two dashes stands behind an equals sign."""
+    with pytest.raises(UsageError, match=rf"^--{name} needs a value"):
+        read([f"--{name}", next_, "claude"])
+    found = read([f"--{name}=--x", "claude"])
+
+    assert found is not None
+    assert found.values == {name: "--x"}
 
 
 def test_an_empty_description_or_context_is_none() -> None:

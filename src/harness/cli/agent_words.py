@@ -1,8 +1,8 @@
 """The words of `harness run <agent> …`: which are ours, which are the agent's. Pure; it starts nothing.
 
-Options stand before or after the agent's name, an unknown one goes to the agent, and everything after `--` does. An option
-with an optional value (`--tmux [NAME]`, `--watch [PATH]`, `--worktree [BRANCH]`) takes the next word unless that is a flag,
-or is needed as the agent's name.
+Options stand before or after the agent's name, an unknown one goes to the agent, and everything after `--` does. A value
+that begins with `--` stands behind an equals sign. An option with an optional value (`--tmux [NAME]`, `--watch [PATH]`,
+`--worktree [BRANCH]`) takes the next word unless that is a flag, or is needed as the agent's name.
 """
 
 from __future__ import annotations
@@ -98,10 +98,9 @@ def read(words: list[str]) -> AgentWords | None:
                 raise UsageError(f"--{name} takes no value; what is meant for the agent stands behind --")
             found.flags.add(name)
         elif name in VALUES:
-            given = value if equals else rest.pop(0) if rest else ""
-            if not given and name not in MAY_BE_EMPTY:
+            found.values[name] = value if equals else _next(name, rest)
+            if not found.values[name] and name not in MAY_BE_EMPTY:
                 raise UsageError(f"--{name} needs a value")
-            found.values[name] = given
         elif name in OPTIONAL:
             if equals and not value:
                 raise UsageError(f"--{name}= needs a value; without the = it may be left out")
@@ -116,6 +115,15 @@ def read(words: list[str]) -> AgentWords | None:
         found.agent = found.optional[borrowed[-1]] or ""
         found.optional[borrowed[-1]] = None
     return _checked(found)
+
+
+def _next(name: str, rest: list[str]) -> str:
+    """The option's value from the words that follow; another option is none."""
+    if not rest:
+        raise UsageError(f"--{name} needs a value")
+    if rest[0].startswith("--"):
+        raise UsageError(f"--{name} needs a value, and {rest[0]} is an option; as a value it is given as --{name}={rest[0]}")
+    return rest.pop(0)
 
 
 def _take_plain(found: AgentWords, word: str) -> None:
