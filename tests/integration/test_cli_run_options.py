@@ -161,6 +161,21 @@ async def test_a_worktree_needs_a_repository_with_a_commit(cli: Cli) -> None:
     assert await cli.sessions.list(live=None) == []
 
 
+async def test_an_id_may_be_what_is_no_name_of_a_branch(cli: Cli, repository: Path) -> None:
+    """Dots lead out of no folder; only the branch that would have its name is refused, with the reason."""
+    await cli.run("--id", "A..b.", "sleep", "1000")
+    await cli.run("--id", "C..d", "--worktree", "x", "sleep", "1000")
+
+    refused = await cli.hosted.command("run", "--detach", "--id", "E..f", "sleep", "1000", "--worktree")
+
+    assert [row.id for row in await cli.sessions.list()] == ["C..d", "A..b."]
+    assert (cli.home / "sessions" / "A..b." / "session.json").exists()
+    assert (cli.home / "worktrees" / "C..d" / "TASK.md").exists()
+    assert refused[:2] == (2, "")
+    assert "'E..f'" in refused[2]
+    assert "git takes no '..'" in refused[2]
+
+
 # What is known about it
 
 

@@ -102,9 +102,14 @@ class Worktrees:
 
 
 def check_worktree_name(name: str) -> None:
-    """Refuse a name that is not plain letters, digits, `.`, `_` and `-`. Raises `UsageError`."""
-    if not _NAME.fullmatch(name) or name.endswith((".", ".lock")) or ".." in name:
+    """Refuse a name that is not plain letters, digits, `.`, `_` and `-`, or that no branch may have. Raises `UsageError`."""
+    if not _NAME.fullmatch(name):
         raise UsageError(f"a worktree's name is made of letters, digits, '.', '_' and '-', not {name!r}")
+    if name.endswith((".", ".lock")) or ".." in name:
+        raise UsageError(
+            f"{name!r} is no worktree's name: its branch has it, too, and git takes no '..' in one, and no '.' or '.lock' "
+            "at its end; choose another one, or a branch"
+        )
 
 
 def _locked(fd: int) -> bool:

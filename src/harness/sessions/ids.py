@@ -29,7 +29,7 @@ _NOUNS = (
 
 def check_id(id_: str) -> str:
     """The id itself if it may be one. Raises `UsageError`."""
-    if not _ID.fullmatch(id_) or ".." in id_:
+    if not _ID.fullmatch(id_):
         raise UsageError(
             f"a session's id is made of letters, digits, '.', '_' and '-', begins with a letter or digit "
             f"and has at most 80 characters, not {id_[:100]!r}"
