@@ -237,6 +237,62 @@ async def test_all_of_a_quick_commands_output_is_ours(world: Hosted, code: int) 
     assert out.split() == [str(number) for number in range(1, 20001)]
 
 
+async def start_in_a_pipe(world: Hosted, *words: str) -> asyncio.subprocess.Process:
+    """`harness run …` whose output nobody reads yet."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "harness", "run", *words, env={**os.environ, "HARNESS_HOME": str(world.home)}, cwd=world.root,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=4096,
+    )  # fmt: skip
+
+
+async def test_a_slow_reader_gets_everything(world: Hosted) -> None:
+    """It holds up neither the command nor its host, and reads on when both have gone."""
+    run = await start_in_a_pipe(world, "--id", "w1", "sh", "--", "-c", "sleep 0.3; seq 300000; exit 3")
+    async with asyncio.timeout(60):
+        while not (rows := await world.sessions.list(live=False)):
+            await asyncio.sleep(0.05)
+        while Path(f"/proc/{(await world.sessions.get(rows[0].key)).claimed.host_pid}").exists():  # pyright: ignore[reportOptionalMemberAccess]
+            await asyncio.sleep(0.05)
+        out, err = await run.communicate()
+
+    assert (run.returncode, err) == (3, b"")
+    assert out.split() == [b"%d" % number for number in range(1, 300_001)]
+
+
+async def test_what_was_rotated_away_before_it_was_read_is_said(world: Hosted) -> None:
+    """Bytes that are kept nowhere cannot be shown; how many there are can."""
+    (world.root / "harness.toml").write_text("[sessions]\ntranscript_megabytes = 1\ntranscript_files = 1\n")
+    run = await start_in_a_pipe(world, "--id", "w1", "sh", "--", "-c", "sleep 0.3; seq 1000000")
+    async with asyncio.timeout(60):
+        while not await world.sessions.list(live=False):
+            await asyncio.sleep(0.05)
+        out, err = await run.communicate()
+
+    skipped = int(err.split()[1])
+    assert err.decode() == f"harness: {skipped} bytes were not shown: they were rotated away before they were read\n"
+    assert skipped + len(out) == sum(len(f"{number}\r\n") for number in range(1, 1_000_001))
+    assert out.endswith(b"\r\n1000000\r\n")
+
+
+@pytest.mark.parametrize(("given", "lines"), [(b"one\ntwo\n", ["one", "two"]), (b"one\ntwo", ["one", "two"]), (b"", [])])
+async def test_the_end_of_the_input_is_the_end_of_the_commands(world: Hosted, given: bytes, lines: list[str]) -> None:
+    """As in a pipe, or from a file; also in the middle of a line."""
+    file = world.root / "input"
+    file.write_bytes(given)
+    script = "sed 's/^/got /'; exit 4"
+    words = [sys.executable, "-m", "harness", "run", "sh", "--", "-c", script]
+    environment = {**os.environ, "HARNESS_HOME": str(world.home)}
+    with file.open("rb") as stdin:
+        from_file = await asyncio.to_thread(
+            subprocess.run, words, stdin=stdin, env=environment, cwd=world.root, capture_output=True, timeout=30
+        )
+    in_pipe = await world.command(*words[3:], stdin=given)
+
+    for code, out in ((from_file.returncode, from_file.stdout.decode()), in_pipe[:2]):
+        assert code == 4
+        assert [line.split("got ")[1] for line in out.splitlines() if "got " in line] == lines
+
+
 # -- mistakes
 
 

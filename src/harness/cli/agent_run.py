@@ -264,7 +264,7 @@ def _view(settings: Settings, launched: Launched) -> int:
     from harness.sessions.client.viewing import view
 
     try:
-        return view(settings, launched.key)
+        return view(settings, launched.key, ours=True)
     except KeyboardInterrupt:
         import asyncio
 

@@ -26,11 +26,14 @@ from harness.errors import HarnessError
 from harness.sessions.ids import Folder, id_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from harness.settings import Settings
 
 DETACHED = "detached"
 
 _FRAME = struct.Struct(">cI")
+_COUNT = struct.Struct(">Q")
 _MAX_FRAME = 1 << 20
 _READ_BYTES = 1 << 16
 _END_SECONDS = 10.0  # for a session whose host went without a word: until somebody has recorded its end
@@ -46,10 +49,11 @@ _CALM = (
 """Takes back what an agent's program may have switched on: mouse, paste and key reports, a scroll region, a hidden cursor."""
 
 
-def view(settings: Settings, key: str) -> int:
+def view(settings: Settings, key: str, *, ours: bool = False) -> int:
     """Show the session at this terminal until it ends (gives the agent's exit code) or is detached from (0).
 
-    Without a terminal its output is shown and standard input goes to the agent. Raises `NotFound`, `HarnessError`.
+    Without a terminal its output is shown and standard input goes to the agent; the end of that ends the agent's, too, if
+    the session is `ours`: started here in the foreground. Raises `NotFound`, `HarnessError`.
     """
     folder = Folder(home=settings.home, key=key)
     try:
@@ -59,11 +63,17 @@ def view(settings: Settings, key: str) -> int:
         show_all(folder)
         return ended
     with connection:
-        told = Viewer(connection, stdin=_number(sys.stdin, 0), stdout=_number(sys.stdout, 1)).run()
+        viewer = Viewer(connection, stdin=_number(sys.stdin, 0), stdout=_number(sys.stdout, 1), ours=ours)
+        told = viewer.run()
     if told == DETACHED:
         print(f"\nharness: detached from {id_of(key)}; `harness attach --id {id_of(key)}` comes back", file=sys.stderr)
         return 0
-    return told if isinstance(told, int) else _recorded_end(settings, key)
+    ended = told if isinstance(told, int) else _recorded_end(settings, key)
+    if viewer.position is not None:  # a slow reader is not waited for by the host
+        viewer.skipped += show_rest(folder.transcript, 1, viewer.position)
+    if viewer.skipped:
+        print(f"harness: {viewer.skipped} bytes were not shown: they were rotated away before they were read", file=sys.stderr)
+    return ended
 
 
 def _number(stream: Any, otherwise: int) -> int:
@@ -91,13 +101,20 @@ def _connect(folder: Folder) -> socket.socket:
 
 def show_all(folder: Folder) -> None:
     """Write everything that a session has written whose host is not there (any more)."""
+    for descriptor, path in ((1, folder.transcript), (2, folder.errors)):
+        show_rest(path, descriptor, 0)
+
+
+def show_rest(path: Path, descriptor: int, position: int) -> int:
+    """Write a log from an offset to its end; gives the number of bytes that were rotated away before they were read."""
     from harness.processes import LogReader
 
-    for descriptor, path in ((1, folder.transcript), (2, folder.errors)):
-        log, position = LogReader(path), 0
-        while (chunk := log.read(position)).data:
-            _write(descriptor, chunk.data)
-            position = chunk.offset + len(chunk.data)
+    log, skipped = LogReader(path), 0
+    while (chunk := log.read(position)).data:
+        skipped += chunk.offset - position
+        _write(descriptor, chunk.data)
+        position = chunk.offset + len(chunk.data)
+    return skipped
 
 
 def _recorded_end(settings: Settings, key: str) -> int:
@@ -132,7 +149,10 @@ def code_of(exited: dict[str, Any]) -> int:
 class Viewer:
     """One attached terminal."""
 
-    def __init__(self, connection: socket.socket, *, stdin: int, stdout: int) -> None:
+    def __init__(self, connection: socket.socket, *, stdin: int, stdout: int, ours: bool = False) -> None:
+        self.position: int | None = None  # in the transcript, of what is shown next
+        self.skipped = 0  # bytes that nobody can show any more
+        self._ends_input = ours and not os.isatty(stdin)  # a terminal that is closed has not said all that there is to say
         self._connection = connection
         self._stdin = stdin
         self._stdout = stdout
@@ -167,8 +187,13 @@ class Viewer:
         except PermissionError:  # a file, which cannot be waited for and need not be
             while data := os.read(self._stdin, _READ_BYTES):
                 self._send(b"I", data)
+            self._end_input()
         except (OSError, ValueError):  # closed
             pass
+
+    def _end_input(self) -> None:
+        if self._ends_input:
+            self._send(b"E", b"")
 
     def _calm(self) -> None:
         """Leave the terminal as a shell wants it."""
@@ -198,9 +223,20 @@ class Viewer:
                 for switch in _SCREENS.finditer(payload):
                     self._other_screen = switch[1] == b"h"
                 _write(self._stdout, payload)
+                self._pass(length)
+            elif kind == b"P":
+                (self.position,) = _COUNT.unpack(payload)
+            elif kind == b"S":
+                (count,) = _COUNT.unpack(payload)
+                self.skipped += count
+                self._pass(count)
             elif kind == b"X":
                 return code_of(json.loads(payload or b"{}"))
         return None
+
+    def _pass(self, count: int) -> None:
+        if self.position is not None:
+            self.position += count
 
     def _type(self) -> str | None:
         try:
@@ -209,6 +245,7 @@ class Viewer:
             data = b""
         if not data:
             self._selector.unregister(self._stdin)
+            self._end_input()
             return None
         typed, leaving = self._keys.take(data)
         if typed:

@@ -1,7 +1,9 @@
 """Attached terminals: a Unix socket that carries the agent's terminal, and nothing else, to a few viewers.
 
-Frames are a type letter, four bytes of length (big-endian) and a payload. From a viewer: `I` typed bytes, `R` rows and
-columns (two bytes each), `D` detach. To a viewer: `O` output, `X` how the session ended, as JSON.
+Frames are a type letter, four bytes of length (big-endian) and a payload. From a viewer: `I` typed bytes, `E` the end of its
+input, `R` rows and columns (two bytes each), `D` detach. To a viewer: `P` where in the transcript its output begins (eight
+bytes), `O` output, `S` so many bytes (eight) are skipped, since they were rotated away, `X` how the session ended, as JSON.
+All output is in the transcript: a viewer that is slow gets it from there, and one that is cut off can read on by itself.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from harness.errors import HarnessError
 from harness.processes import LogReader, Size
 from harness.sessions import facts
 from harness.sessions.ids import Folder, write_private
@@ -22,11 +25,11 @@ from harness.sessions.transports.base import Transport
 
 MAX_VIEWERS = 64
 MAX_FRAME = 1 << 20
-HELD_BYTES = 4 << 20  # that a viewer may be behind before it is dropped
+HELD_BYTES = 256 << 10  # on their way to a viewer; what comes then is left in the transcript until it has caught up
 REPLAY_BYTES = 65536
-ATTENDED_BYTES = HELD_BYTES >> 1  # for whoever started it in the foreground: what was written until they were there
 _TYPING_SECONDS = 2.0
 _HEAD = struct.Struct(">cI")
+_COUNT = struct.Struct(">Q")
 
 
 def frame(kind: bytes, payload: bytes) -> bytes:
@@ -34,15 +37,67 @@ def frame(kind: bytes, payload: bytes) -> bytes:
     return _HEAD.pack(kind, len(payload)) + payload
 
 
+class Attached:
+    """One viewer, from an offset of the transcript on. Nothing is left out but what was rotated away."""
+
+    def __init__(self, writer: asyncio.StreamWriter, log: LogReader, position: int) -> None:
+        self._writer = writer
+        self._log = log
+        writer.write(frame(b"P", _COUNT.pack(position)))
+        self._catching_up: asyncio.Task[None] | None = asyncio.ensure_future(self._catch_up(position))
+
+    def show(self, data: bytes) -> None:
+        """Send what is in the transcript since a moment."""
+        if self._catching_up is not None:
+            return  # it will be read
+        if self._writer.transport.get_write_buffer_size() <= HELD_BYTES:
+            self._writer.write(frame(b"O", data))
+        else:
+            self._catching_up = asyncio.ensure_future(self._catch_up(self._log.end - len(data)))
+
+    async def _catch_up(self, position: int) -> None:
+        try:
+            while True:
+                await self._writer.drain()
+                chunk = self._log.read(position, REPLAY_BYTES)
+                if not chunk.data:  # nothing was awaited since it was read: what comes next is shown as it comes
+                    break
+                if chunk.offset > position:
+                    self._writer.write(frame(b"S", _COUNT.pack(chunk.offset - position)))
+                self._writer.write(frame(b"O", chunk.data))
+                position = chunk.offset + len(chunk.data)
+        except (HarnessError, OSError):  # it has gone, or the transcript has: it sees the end of the connection
+            self._writer.transport.abort()
+        self._catching_up = None
+
+    def end(self, told: bytes) -> None:
+        """Say how it ended; one that is behind reads the rest by itself."""
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+        self._writer.write(frame(b"X", told))
+        self._writer.close()
+
+    async def gone(self) -> None:
+        """Return when all was sent."""
+        await self._writer.wait_closed()
+
+    def drop(self) -> None:
+        """Let go of it at once."""
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+        with contextlib.suppress(Exception):
+            self._writer.transport.abort()
+
+
 class Viewers:
-    """The socket of one session."""
+    """The socket of one session. Whoever started it in the foreground (`attended`) is shown all of it, others its end first."""
 
     def __init__(self, folder: Folder, *, wake: Callable[[], object], attended: bool = False) -> None:
         self._folder = folder
-        self._replay = ATTENDED_BYTES if attended else REPLAY_BYTES
+        self._all = attended
         self._wake = wake
         self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._viewers: set[Attached] = set()
         self._transport: Transport | None = None
         self._typed = 0.0
 
@@ -62,19 +117,17 @@ class Viewers:
 
     def typing(self) -> bool:
         """Whether a person may be in the middle of a line."""
-        return bool(self._writers) and time.monotonic() - self._typed < _TYPING_SECONDS
+        return bool(self._viewers) and time.monotonic() - self._typed < _TYPING_SECONDS
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._writers) >= MAX_VIEWERS or self._transport is None:
+        if len(self._viewers) >= MAX_VIEWERS or self._transport is None:
             writer.close()
             return
         log = LogReader(self._folder.transcript)
-        end = log.end
-        position, self._replay = max(log.start, end - self._replay), REPLAY_BYTES
-        while position < end and (recent := log.read(position, min(end - position, REPLAY_BYTES))).data:
-            writer.write(frame(b"O", recent.data))
-            position = recent.offset + len(recent.data)
-        self._writers.add(writer)
+        position = log.start if self._all else max(log.start, log.end - REPLAY_BYTES)
+        self._all = False
+        viewer = Attached(writer, log, position)
+        self._viewers.add(viewer)
         self._transport.viewers(self._show)
         try:
             while await self._take(reader) != b"D":
@@ -82,7 +135,7 @@ class Viewers:
         except (asyncio.IncompleteReadError, ConnectionError, ValueError):
             pass
         finally:
-            self._drop(writer)
+            self._drop(viewer)
 
     async def _take(self, reader: asyncio.StreamReader) -> bytes:
         kind, length = _HEAD.unpack(await reader.readexactly(_HEAD.size))
@@ -94,6 +147,8 @@ class Viewers:
             self._typed = 0.0 if payload.endswith((b"\r", b"\n")) else time.monotonic()
             transport.keys(payload)
             self._wake()
+        elif transport is not None and kind == b"E":
+            transport.end_of_input()
         elif transport is not None and kind == b"R" and length == 4:
             rows, columns = struct.unpack(">HH", payload)
             if rows and columns:
@@ -107,17 +162,13 @@ class Viewers:
         note_size(self._folder, size)
 
     def _show(self, data: bytes) -> None:
-        for writer in tuple(self._writers):
-            if writer.transport.get_write_buffer_size() > HELD_BYTES:
-                self._drop(writer)
-            else:
-                writer.write(frame(b"O", data))
+        for viewer in tuple(self._viewers):
+            viewer.show(data)
 
-    def _drop(self, writer: asyncio.StreamWriter) -> None:
-        self._writers.discard(writer)
-        with contextlib.suppress(Exception):
-            writer.transport.abort()
-        if not self._writers and self._transport is not None:
+    def _drop(self, viewer: Attached) -> None:
+        self._viewers.discard(viewer)
+        viewer.drop()
+        if not self._viewers and self._transport is not None:
             self._transport.viewers(None)
 
     async def close(self, exited: facts.Exited | None) -> None:
@@ -126,12 +177,11 @@ class Viewers:
             return
         self._server.close()
         told = {} if exited is None else {"code": exited.code, "signal": exited.signal, "reason": str(exited.reason)}
-        for writer in tuple(self._writers):
-            writer.write(frame(b"X", msgspec.json.encode(told)))
-            writer.close()
+        for viewer in tuple(self._viewers):
+            viewer.end(msgspec.json.encode(told))
         with contextlib.suppress(Exception):
             async with asyncio.timeout(1.0):
-                await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
+                await asyncio.gather(*(viewer.gone() for viewer in self._viewers), return_exceptions=True)
         with contextlib.suppress(OSError):
             self._folder.socket.unlink()
 

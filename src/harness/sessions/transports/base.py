@@ -52,6 +52,10 @@ class Transport(Protocol):
         """Bytes that a person types at an attached terminal; ignored by transports without one."""
         ...
 
+    def end_of_input(self) -> None:
+        """Whoever typed has nothing more to say; ends the input of a program that reads lines, and of no other."""
+        ...
+
     def resize(self, size: Size) -> None: ...
 
     def viewers(self, follower: Callable[[bytes], object] | None) -> None:

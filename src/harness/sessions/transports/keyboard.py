@@ -11,6 +11,7 @@ from harness.processes import Process
 
 ENTER = b"\r"
 INTERRUPT = b"\x03"
+END_OF_FILE = b"\x04"
 _PASTE, _PASTE_END = b"\x1b[200~", b"\x1b[201~"
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _PIECE = 4096
@@ -44,6 +45,7 @@ class Keyboard:
         self._free_at = float("-inf")
         self._pressed: deque[bytes] = deque()
         self._count = 0
+        self._line_ended = True  # whatever was pressed last
         self._pump: asyncio.Task[None] | None = None
 
     async def type(self, data: bytes) -> None:
@@ -69,8 +71,13 @@ class Keyboard:
             return
         self._pressed.append(data)
         self._count += len(data)
+        self._line_ended = data.endswith((b"\r", b"\n", END_OF_FILE))
         if self._pump is None or self._pump.done():
             self._pump = self._loop.create_task(self._press_all())
+
+    def end(self) -> None:
+        """End the input of a program that reads lines: a line that was begun is handed over first."""
+        self.press(END_OF_FILE if self._line_ended else 2 * END_OF_FILE)
 
     async def _press_all(self) -> None:
         while self._pressed:

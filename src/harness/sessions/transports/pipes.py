@@ -131,6 +131,9 @@ class PipesTransport:
     def keys(self, data: bytes) -> None:
         """There is no terminal to type at."""
 
+    def end_of_input(self) -> None:
+        """Nor one whose input could end."""
+
     def resize(self, size: Size) -> None:
         """There is no window."""
 

@@ -108,6 +108,11 @@ class TerminalTransport:
             self._keyboard.press(data)
             self._program.typed(data)
 
+    def end_of_input(self) -> None:
+        """Type the sign for it, which is one only where a terminal hands over lines; others would take it for a key."""
+        if self._living is not None and self._keyboard is not None and not self._spec.profile.rules:
+            self._keyboard.end()
+
     def resize(self, size: Size) -> None:
         self._size = size
         process = self._living
