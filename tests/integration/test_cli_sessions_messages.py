@@ -178,6 +178,27 @@ async def test_a_wait_that_times_out_says_what_cannot_be_taken_back(
     assert f'"status":"{(await messages(session))[0].status}"' in out
 
 
+async def test_a_wait_that_times_out_says_what_the_agent_waits_for(command: Any, agents: SQLiteStore, pretend: Pretend) -> None:
+    """Who can answer is told how: leave by the command, anything else at its terminal."""
+    session = await pretend(agents)
+    host = asyncio.ensure_future(plays(session, moves(session, facts.WRITTEN), moves(session, facts.ACCEPTED)))
+    await session.state("blocked", detail="question")
+    words = ("send", "--id", "w1", "x", "--wait-for-idle", "--timeout", "1s")
+
+    _, _, blocked = await command(*words)
+    await host
+    asked = facts.ApprovalRequested(request="r 1", tool="Bash", summary="rm -rf\nbuild", question="question/q1")
+    await session.tell((facts.APPROVAL_REQUESTED, asked))
+    code, out, asks = await command(*words)
+
+    shows = "is blocked on question: `harness attach --id w1` shows it\n"
+    assert blocked == f"harness: timeout: the agent has the message, and {shows}"
+    answers = "`harness approve w1 'r 1'` gives it, `harness deny w1 'r 1'` refuses it"
+    said = f"the message was withdrawn and will not be delivered, and the agent waits for leave: Bash: rm -rf build; {answers}"
+    assert (code, asks) == (124, f"harness: timeout: {said}\n")
+    assert said in out
+
+
 @pytest.mark.parametrize(("type_", "status"), [(facts.FAILED, "failed"), (facts.EXPIRED, "expired"), (facts.LOST, "unknown")])
 async def test_what_went_wrong_is_told_at_once(
     command: Any, agents: SQLiteStore, pretend: Pretend, type_: str, status: str

@@ -15,7 +15,7 @@ from harness.cli.app import App
 from harness.cli.opening import execute
 from harness.cli.options import Home, Json
 from harness.cli.output import ago, json_line, line, note, now_us, plain, table
-from harness.cli.session_words import TIMED_OUT, Id, Program, Repo, Timeout, asker, chosen, opened, seconds
+from harness.cli.session_words import TIMED_OUT, Id, Program, Repo, Timeout, asker, chosen, held_up, opened, seconds
 from harness.errors import HarnessError, UsageError
 
 if TYPE_CHECKING:
@@ -152,10 +152,12 @@ async def _send(sessions: Sessions, key: str, sending: _Sending) -> int:
         status = await sessions.withdraw(key, id_, reason="its sender waited no longer")
         note(f"harness: {_left(status)}")
         raise
+    session = await sessions.get(key)
     if status in until and status is not MessageStatus.WITHDRAWN:
-        return _told((await sessions.get(key)).messages[id_], until)
-    json_line({"ok": False, "status": str(status), "message_id": id_, "error": f"timeout: {_left(status)}"})
-    note(f"harness: timeout: {_left(status)}")
+        return _told(session.messages[id_], until)
+    error = f"timeout: {_left(status, held_up(session))}"
+    json_line({"ok": False, "status": str(status), "message_id": id_, "error": error})
+    note(f"harness: {error}")
     return TIMED_OUT
 
 
@@ -165,17 +167,18 @@ async def _lifetime(sessions: Sessions, key: str, id_: str) -> float:
     return (message.expires_us - now_us()) / 1e6 + _SLACK_SECONDS
 
 
-def _left(status: MessageStatus) -> str:
-    """What a sender who goes away is told."""
+def _left(status: MessageStatus, held: str = "") -> str:
+    """What a sender who goes away is told; `held` is what the agent waits for."""
+    then = f", and the agent {held}" if held else ""
     match str(status):
         case "withdrawn":
-            return "the message was withdrawn and will not be delivered"
+            return f"the message was withdrawn and will not be delivered{then}"
         case "written":
-            return "the message is already written, so it cannot be taken back"
+            return f"the message is already written, so it cannot be taken back{then}"
         case "accepted":
-            return "the agent has the message, and the turn goes on"
+            return f"the agent has the message, and {held or 'the turn goes on'}"
         case other:
-            return f"the message is {other}"
+            return f"the message is {other}{then}"
 
 
 def _told(message: Message, until: frozenset[MessageStatus]) -> int:

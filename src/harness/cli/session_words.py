@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from harness.cli.opening import actor, execute, settings_of
 
 if TYPE_CHECKING:
     from harness.sessions.client import Row, Sessions
+    from harness.sessions.record import Session
 
 
 def complete_id(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
@@ -40,6 +42,7 @@ Reason = Annotated[str, typer.Option(help="Why; it is recorded.")]
 Timeout = Annotated[str | None, typer.Option(metavar="<time>", help="At most so long, such as 90s, 8m or 1h.")]
 
 TIMED_OUT = 124
+_ASKED_CHARACTERS = 200
 
 
 @asynccontextmanager
@@ -75,3 +78,21 @@ def seconds(text: str | None, what: str) -> float | None:
     from harness.sessions.watch import policy
 
     return policy.seconds(text, name=what)
+
+
+def held_up(session: Session) -> str:
+    """That an agent waits for a person, for what, and the command that answers; empty if it does not."""
+    from harness.cli.output import plain
+    from harness.sessions.facts import Mode, State
+
+    asked = [approval for approval in session.open_approvals if approval.question]
+    if asked:
+        first = asked[0]
+        named = f"{session.id} {shlex.quote(plain(first.request))}"
+        more = f" (and {len(asked) - 1} more)" if asked[1:] else ""
+        what = plain(f"{first.tool}: {first.summary}" if first.summary else first.tool)[:_ASKED_CHARACTERS]
+        return f"waits for leave{more}: {what}; `harness approve {named}` gives it, `harness deny {named}` refuses it"
+    if session.live and session.state is State.BLOCKED:
+        look = "attach" if session.mode == Mode.PTY else "pane"
+        return f"is blocked on {plain(session.state_detail) or 'something'}: `harness {look} --id {session.id}` shows it"
+    return ""
