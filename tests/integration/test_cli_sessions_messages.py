@@ -17,6 +17,7 @@ from harness.sessions import facts
 from harness.sessions.client import Sessions
 from harness.sessions.facts import MessageStatus
 from harness.sessions.record import Message, folded
+from harness.text import sanitise
 
 PATIENCE_SECONDS = 20.0
 Pretend = Callable[..., Any]
@@ -356,6 +357,26 @@ async def test_the_inbox_is_listed_and_emptied(command: Any, agents: SQLiteStore
     assert cleared["dropped"] == [three, four]
     assert [each["msg"] for each in await command.json("inbox", "--id", "w1", "list", "--json")] == ["one"]
     assert len(await command.json("inbox", "--id", "w1", "list", "--all", "--json")) == 4
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+async def test_a_messages_id_stays_whole_in_a_narrow_terminal(
+    command: Any, agents: SQLiteStore, pretend: Pretend, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """It is to be copied; the text is shortened instead."""
+    session = await pretend(agents)
+    await command("send", "--id", "w1", "word " * 40, "--no-wait")
+    [message] = await messages(session)
+    for name, value in (("COLUMNS", str(columns)), ("TERM", "xterm"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+    _, out, _ = await command("inbox", "--id", "w1", "list")
+
+    [row] = [line.rstrip() for line in sanitise(out).splitlines() if "word" in line]
+    assert row.startswith(f"{message.id}   queued   ")
+    assert row.endswith("…")
+    assert len(row) == max(columns, 77)
 
 
 async def test_an_inbox_command_without_sense_is_refused(command: Any, agents: SQLiteStore, pretend: Pretend) -> None:

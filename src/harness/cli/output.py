@@ -26,8 +26,12 @@ def note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Aligned columns; `empty` is said instead when there are no rows. Text is shown as it is, without markup."""
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str, cut: bool = False) -> None:
+    """Aligned columns; `empty` is said instead when there are no rows. Text is shown as it is, without markup.
+
+    Where a terminal is too narrow, cells are folded. With `cut` only the last column is shortened, and the others, such as
+    ids that are to be copied, stay whole.
+    """
     listed = [[plain("" if cell is None else str(cell)) for cell in row] for row in rows]
     if not listed:
         note(empty)
@@ -37,7 +41,10 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: s
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 10_000)
+    if cut and sys.stdout.isatty():
+        _cut(listed, headings, Console().width)
+    wide = cut or not sys.stdout.isatty()
+    console = Console(highlight=False, soft_wrap=wide, width=10_000 if wide else None)
     view = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in headings:
         view.add_column(heading, overflow="fold")
@@ -46,6 +53,20 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: s
     console.print(view)
 
 
+def _cut(rows: list[list[str]], headings: Sequence[str], width: int) -> None:
+    """Shorten the last cells to what the others leave of the width."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    others = sum(max(map(cell_len, column)) + _GAP for column in list(zip(headings, *rows, strict=True))[:-1])
+    for row in rows:
+        last = Text(row[-1])
+        last.truncate(max(width - others, _LEAST), overflow="ellipsis")
+        row[-1] = last.plain
+
+
+_GAP = 3  # between two columns
+_LEAST = 12  # of the last column; a terminal that has less room breaks the line itself
 _COLOURS = {
     "up": "green", "ready": "green", "running": "green", "pass": "green", "completed": "green", "ok": "green",
     "down": "red", "fail": "red", "failed": "red", "error": "red", "blocked": "red",

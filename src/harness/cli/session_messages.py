@@ -271,7 +271,7 @@ def _list(session: Session, *, everything: bool, as_json: bool) -> None:
         return
     now = now_us()
     rows = [(each.id, each.status, ago(each.queued_us, now), _sender(each), each.text[:200]) for each in listed]
-    table(("message", "status", "queued", "from", "text"), rows, empty=f"no message waits for {session.id}")
+    table(("message", "status", "queued", "from", "text"), rows, empty=f"no message waits for {session.id}", cut=True)
 
 
 def _sender(message: Message) -> str:
