@@ -294,8 +294,12 @@ if {way!r} != "exit": time.sleep(1000)
 
 @pytest.mark.parametrize("victims", ["host", "both"])
 async def test_files_of_a_lost_session_say_so(hosted: Hosted, victims: str) -> None:
-    """Whoever records the end writes it into the views as well: a tool that can only read files waits for it."""
-    agent = await hosted.launch("sleep", "1000", mode="once", id="w1")
+    """Whoever records the end writes it into the views as well: a tool that can only read files waits for it.
+
+    The socket, at which nobody answers any more, goes.
+    """
+    agent = await hosted.launch("sleep", "1000", mode="pty", id="w1")
+    assert (hosted.home / "sessions" / "w1" / "host.sock").exists()
 
     for pid in (agent.guard_pid, agent.host_pid) if victims == "both" else (agent.host_pid,):
         os.kill(pid, signal.SIGKILL)
@@ -307,6 +311,7 @@ async def test_files_of_a_lost_session_say_so(hosted: Hosted, victims: str) -> N
             await asyncio.sleep(0.01)
     lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert told["exited"]["reason"] == "lost"
+    assert not (folder / "host.sock").exists()
     assert [line["type"] for line in lines if line["type"] == "exited"] == ["exited"]
     assert [line["seq"] for line in lines] == sorted({line["seq"] for line in lines})
 

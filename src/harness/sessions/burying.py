@@ -67,12 +67,13 @@ async def bury(store: Store, key: str) -> Session:
 
 
 async def _complete_files(store: Store, session: Session) -> None:
-    """Bring the views in its folder to its end, which its host had no time for; one that is elsewhere stays as it is."""
+    """Do in its folder what its host had no time for: the views tell its end, and the socket goes. One elsewhere stays."""
     if session.claimed is None:
         return
     folder = ids.Folder(home=Path(session.claimed.folder).parent.parent, key=session.key)
     if not folder.is_there:
         return
+    folder.socket.unlink(missing_ok=True)
     file = EventsFile(folder.events, session.key)
     file.advance(await store.read(facts.stream_of(session.key)))
     file.close()
