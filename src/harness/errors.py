@@ -4,6 +4,7 @@ A message says what happened, with which values, and what to do next; fields are
 
     HarnessError                    anything Harness raises on purpose (exit code 1)
     ├── UsageError                  the caller's words or configuration are wrong (exit code 2)
+    │   └── SettingsError           harness.toml or a variable is wrong: correct it, the words are right
     ├── NotFound                    an id that nobody knows
     ├── LedgerError
     │   ├── Conflict                somebody wrote first: read again, decide again
@@ -53,6 +54,10 @@ class UsageError(HarnessError):
     """The caller's words or the configuration are wrong."""
 
     exit_code = 2
+
+
+class SettingsError(UsageError):
+    """A settings file or a variable is wrong; what was asked for is not."""
 
 
 class NotFound(HarnessError):

@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar, cast, get_origin
 import msgspec
 
 from harness import home as home_names
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError, SettingsError, UsageError
 from harness.home import CONFIG_NAME, HOME_NAME
 
 SECTIONS = ("agent", "envelope", "invariants", "monitor", "services", "sessions", "slos", "web")
@@ -154,7 +154,7 @@ class Document:
                 return f"{self.path}:{min(inside)}"
         return str(self.path)
 
-    def table(self, *keys: str, error: type[HarnessError] = UsageError) -> Mapping[str, Any]:
+    def table(self, *keys: str, error: type[HarnessError] = SettingsError) -> Mapping[str, Any]:
         """The table under these keys; empty if absent. Raises `error` if it is not a table."""
         value: Mapping[str, Any] = self.data
         for depth, key in enumerate(keys, 1):
@@ -168,24 +168,24 @@ class Document:
 
 
 def read_document(path: Path) -> Document:
-    """Read a TOML file. Raises `UsageError` with file and line when it is missing or not TOML."""
+    """Read a TOML file. Raises `SettingsError` with file and line when it is missing or not TOML."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:
-        raise UsageError(f"{path}: not UTF-8 at byte {problem.start}") from problem
+        raise SettingsError(f"{path}: not UTF-8 at byte {problem.start}") from problem
     except OSError as problem:
-        raise UsageError(f"{path}: cannot be read: {problem.strerror}") from problem
+        raise SettingsError(f"{path}: cannot be read: {problem.strerror}") from problem
     return parse_document(text, path)
 
 
 def parse_document(text: str, path: Path) -> Document:
-    """A TOML text that is known as `path`. Raises `UsageError` with file and line when it is not TOML."""
+    """A TOML text that is known as `path`. Raises `SettingsError` with file and line when it is not TOML."""
     try:
         return Document(path=path, text=text, data=tomllib.loads(text))
     except tomllib.TOMLDecodeError as problem:
         match = re.search(r"^(.*) \(at line (\d+), column \d+\)$", str(problem))
         line, said = (match[2], match[1]) if match else (str(text.count("\n") + 1), str(problem))
-        raise UsageError(f"{path}:{line}: not valid TOML: {said}") from problem
+        raise SettingsError(f"{path}:{line}: not valid TOML: {said}") from problem
 
 
 def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
@@ -198,7 +198,7 @@ def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
 
 
 def refuse_unknown(
-    document: Document, keys: tuple[str, ...], known: Iterable[str], *, error: type[HarnessError] = UsageError
+    document: Document, keys: tuple[str, ...], known: Iterable[str], *, error: type[HarnessError] = SettingsError
 ) -> None:
     """Raise `error` for the first key of a table that nobody reads."""
     names = tuple(known)
@@ -215,7 +215,7 @@ def convert(
     *,
     extra: Mapping[str, Any] | None = None,
     hidden: Iterable[str] = (),
-    error: type[HarnessError] = UsageError,
+    error: type[HarnessError] = SettingsError,
 ) -> T:
     """The table under `keys` as a struct, with `extra` over it; `hidden` fields are no keys of the file.
 
@@ -254,11 +254,11 @@ class Settings:
         if given is None:
             return str(self.home / "harness.db")
         if not isinstance(given, str):
-            raise UsageError(f"{self.document.where('database')}: database: expected a path or an address as a string")
+            raise SettingsError(f"{self.document.where('database')}: database: expected a path or an address as a string")
         return given if "://" in given else str(self.root / given)
 
     def section(self, name: str, shape: type[T]) -> T:
-        """A package's own section as its struct. Raises `UsageError` for what does not fit."""
+        """A package's own section as its struct. Raises `SettingsError` for what does not fit."""
         self._refuse_unread(name, shape)
         given = {key: self.flags[f"{name}.{key}"] for key in field_names(shape) if self.flags.get(f"{name}.{key}") is not None}
         spoken = {key: value for key in field_names(shape) if (value := self._environment(name, key, shape)) is not None}
@@ -275,7 +275,7 @@ class Settings:
             return msgspec.to_builtins(msgspec.convert(value, kind, strict=False))
         except msgspec.ValidationError as problem:
             said = str(problem)
-            raise UsageError(f"{variable}={text!r}: {said[:1].lower()}{said[1:]}") from problem
+            raise SettingsError(f"{variable}={text!r}: {said[:1].lower()}{said[1:]}") from problem
 
     def _refuse_unread(self, section: str, shape: type[Any]) -> None:
         """A variable of a section that no key of it reads would be a setting without effect."""
@@ -283,7 +283,7 @@ class Settings:
         known = {f"{prefix}{key}".upper() for key in field_names(shape)}
         for variable in self.environment:
             if variable.startswith(prefix) and variable not in known:
-                raise UsageError(
+                raise SettingsError(
                     f"{variable} is set in the environment, but [{section}] has no such key{nearest(variable, known)}"
                 )
 
@@ -298,7 +298,7 @@ def load_settings(
 ) -> Settings:
     """Find the home and read `harness.toml`; writes nothing.
 
-    `home` and `config` are the flags of those names. Raises `UsageError` with file and line.
+    `home` and `config` are the flags of those names. Raises `SettingsError` with file and line.
     """
     variables = dict(os.environ if environment is None else environment)
     start = (directory or Path.cwd()).resolve()
@@ -338,4 +338,4 @@ def _refuse_misspelt(variables: Mapping[str, str]) -> None:
         if name.startswith(_PREFIX) and name not in meant and not name.startswith(prefixes):
             match = difflib.get_close_matches(name, meant, 1, 0.9)
             if match:
-                raise UsageError(f"{name} is set in the environment; did you mean {match[0]}?")
+                raise SettingsError(f"{name} is set in the environment; did you mean {match[0]}?")

@@ -330,3 +330,17 @@ async def test_a_mistake_is_2_says_what_would_be_right_and_starts_nothing(world:
     assert says in err
     assert err.endswith("Try: harness run --help\n")
     assert await world.sessions.list(live=None) == []
+
+
+@pytest.mark.parametrize("text", ["[web\n", "[sesions]\n", "[sessions]\nkeep = 1\n"])
+async def test_a_broken_settings_file_is_said_without_a_hint_at_the_command(world: Hosted, text: str) -> None:
+    """The words were right, and no help of theirs would help."""
+    file = world.home.parent / "harness.toml"
+    file.write_text(text)
+
+    code, out, err = await world.command("run", "sleep", "--detach", "--", "1000")
+
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"harness: {file}:")
+    assert "Try:" not in err
+    assert await world.sessions.list(live=None) == []

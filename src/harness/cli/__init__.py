@@ -90,7 +90,7 @@ def _after_run(words: list[str]) -> list[str] | None:
 def _run_agent(words: list[str]) -> int | None:
     """The exit code; None if no agent is named."""
     from harness.cli import agent_words
-    from harness.errors import UsageError
+    from harness.errors import SettingsError, UsageError
 
     try:
         asked = agent_words.read(words)
@@ -99,6 +99,8 @@ def _run_agent(words: list[str]) -> int | None:
         from harness.cli.agent_run import run as run_agent
 
         return run_agent(asked)
+    except SettingsError:
+        raise  # no help of a command's helps with a broken file
     except UsageError as error:
         raise UsageError(f"{str(error).rstrip('.')}. Try: harness run --help") from error
 

@@ -215,8 +215,8 @@ async def _worktree(repository: Path, path: Path, id_: str, branch: str | None) 
 def _died(died: AgentDied, words: AgentWords) -> int:
     """An agent that ended at once: where it ran in the foreground, its output and its code are ours."""
     if _attended(words):
+        from harness.sessions import Folder
         from harness.sessions.client.viewing import show_all
-        from harness.sessions.ids import Folder
         from harness.settings import load_settings
 
         show_all(Folder(home=load_settings(home=words.values.get("home")).home, key=died.key))
