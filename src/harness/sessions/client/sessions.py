@@ -6,6 +6,7 @@ Everything is asked for by an event and a ring of the session's bell; nothing he
 from __future__ import annotations
 
 import contextlib
+import signal
 import uuid
 from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from difflib import get_close_matches
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from harness.errors import Conflict, NotFound, Refused, UsageError
+from harness.errors import Conflict, NotFound, Refused, StoreUnavailable, UsageError
 from harness.ledger import Draft, Event, Expect, Reserve, Store, Value, Write, is_address
+from harness.processes import Identity
 from harness.sessions import facts, ids
 from harness.sessions.burying import bury, refresh, session_gone
 from harness.sessions.client import messages, retention
@@ -187,10 +189,19 @@ class Sessions:
     # Asking the host
 
     async def stop(self, key: str, *, by: str, timeout_seconds: float = 30.0, kill: bool = False, reason: str = "") -> None:
-        """Ask for the session's end; `ended` waits for it. Asking again, or for what has ended, does no harm."""
+        """Ask for the session's end; `ended` waits for it. Asking again, or for what has ended, does no harm.
+
+        A ledger that has no room takes no request: then its host is asked by a signal, if it is one of this machine.
+        """
         with contextlib.suppress(_Over):
             asked = facts.StopRequested(by=by, timeout_seconds=timeout_seconds, kill=kill, reason=reason)
-            await self._ask(key, facts.STOP_REQUESTED, asked)
+            try:
+                await self._ask(key, facts.STOP_REQUESTED, asked)
+            except StoreUnavailable as error:
+                claimed = await self._claimed(key)
+                if error.reason != "full" or claimed.machine != ids.machine():
+                    raise
+                Identity(pid=claimed.host_pid, started=claimed.host_started).signal(signal.SIGTERM)
 
     async def interrupt(self, key: str, *, by: str, reason: str = "") -> None:
         """Ask for the end of the turn under way."""

@@ -23,8 +23,11 @@ _AGAIN_SECONDS = 0.5  # between tries at a full disk, or at a server that is awa
 T = TypeVar("T")
 
 
-async def patiently(work: Callable[[], Awaitable[T]]) -> T:
-    """Wait for a ledger that others hold, that has no room or that is away. An agent's work is not lost for that."""
+async def patiently(work: Callable[[], Awaitable[T]], *, meanwhile: Callable[[], Awaitable[object]] | None = None) -> T:
+    """Wait for a ledger that others hold, that has no room or that is away. An agent's work is not lost for that.
+
+    `meanwhile` is done before each new try.
+    """
     pause = _AGAIN_SECONDS
     while True:
         try:
@@ -36,6 +39,8 @@ async def patiently(work: Callable[[], Awaitable[T]]) -> T:
                 raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, 10 * _AGAIN_SECONDS)
+            if meanwhile is not None:
+                await meanwhile()
 
 
 class Recorder:
@@ -57,22 +62,25 @@ class Recorder:
         self._file = EventsFile(self._folder.events, self._folder.key)
 
     async def append(self, *drafts: Draft, guards: tuple[Guard, ...] = ()) -> None:
-        """Write events and fold them, with those of others in between. Waits for a ledger that cannot be written just now."""
-        write = Write(self.stream, drafts)
+        """Write events and fold them, with those of others in between. Waits for a ledger that cannot be written just now.
+
+        What others could write, a stop above all, is seen while it waits.
+        """
+        write, since = Write(self.stream, drafts), self.session.seq
         while drafts:
             try:
-                await patiently(lambda: self.store.append(write, guards=guards))
+                await patiently(lambda: self.store.append(write, guards=guards), meanwhile=self.catch_up)
                 break
             except StoreUnavailable as error:
                 if error.reason != "unknown":
                     raise
-                if await self._are_there(drafts):
+                if await self._are_there(drafts, since):
                     break
         await self.catch_up()
 
-    async def _are_there(self, drafts: tuple[Draft, ...]) -> bool:
+    async def _are_there(self, drafts: tuple[Draft, ...], since: int) -> bool:
         """Whether an append of which nobody knows was written."""
-        events = await patiently(lambda: self.store.read(self.stream, after=self.session.seq))
+        events = await patiently(lambda: self.store.read(self.stream, after=since))
         ours = [(event.type, event.payload) for event in events if event.actor == self.store.actor]
         wanted = [(each.type, msgspec.json.decode(msgspec.json.encode(each.payload))) for each in drafts]
         return any(ours[at : at + len(wanted)] == wanted for at in range(len(ours)))
