@@ -13,6 +13,15 @@ from os.path import isdir, isfile, join
 
 CONFIG_NAME = "harness.toml"
 HOME_NAME = ".harness"
+GONE = "the current directory does not exist any more: change to one that does"
+
+
+def here() -> str | None:
+    """The current directory; None if it was deleted under us, see `GONE`."""
+    try:
+        return os.path.realpath(os.getcwd())  # noqa: PTH109
+    except FileNotFoundError:
+        return None
 
 
 def find_root(start: str) -> str:

@@ -298,19 +298,30 @@ def load_settings(
 ) -> Settings:
     """Find the home and read `harness.toml`; writes nothing.
 
-    `home` and `config` are the flags of those names. Raises `SettingsError` with file and line.
+    `home` and `config` are the flags of those names. Raises `SettingsError` with file and line, and `HarnessError` where
+    there is no current directory and the home is not named in full.
     """
     variables = dict(os.environ if environment is None else environment)
-    start = (directory or Path.cwd()).resolve()
     given = home or variables.get("HARNESS_HOME") or None
+    named = config or variables.get("HARNESS_CONFIG") or None
+    start = _start(directory, given, named)
     where = (start / given).resolve() if given else None
     root = where.parent if where is not None and where.name == HOME_NAME else find_root(start)
-    named = config or variables.get("HARNESS_CONFIG") or None
     path = (start / named).resolve() if named else root / CONFIG_NAME
     document = read_document(path) if named or path.exists() else Document(path=path)
     refuse_unknown(document, (), (*SECTIONS, *SCALARS))
     _refuse_misspelt(variables)
     return Settings(home=where or root / HOME_NAME, root=root, document=document, environment=variables, flags=flags or {})
+
+
+def _start(directory: Path | None, home: Path | str | None, config: Path | str | None) -> Path:
+    """Where relative paths begin, and the search for the project."""
+    here = directory or home_names.here()
+    if here is not None:
+        return Path(here).resolve()
+    if home is None or not Path(home).is_absolute() or (config is not None and not Path(config).is_absolute()):
+        raise HarnessError(f"{home_names.GONE}, or name the home in full with --home or HARNESS_HOME")
+    return Path(home).parent
 
 
 def find_root(start: Path) -> Path:

@@ -267,3 +267,32 @@ async def test_gc_buries_whom_nobody_owns(command: Any, agents: SQLiteStore, pre
     assert told["lost"] == [session.key]
     assert await agents.holder_of(facts.id_lock("w1")) is None
     assert ids.is_key(session.key)
+
+
+async def test_commands_work_in_a_directory_that_was_deleted_if_the_home_is_named(
+    command: Any, agents: SQLiteStore, pretend: Pretend, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only an agent needs one to work in; whatever cannot do without says so, and what to do."""
+    await pretend(agents, "w1", repo=str(repo))
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    says = "harness: the current directory does not exist any more: change to one that does"
+
+    for words in (
+        ["status"],
+        ["status", "--id", "w1"],
+        ["inbox", "--id", "w1"],
+        ["run", "sleep", "1"],
+        ["skills", "install", "--local"],
+    ):
+        code, out, err = await command(*words)
+        assert (code, out, err.count("\n"), err.startswith(says)) == (1, "", 1, True), (words, err)
+    monkeypatch.setenv("HARNESS_HOME", str(repo / ".harness"))
+    told = [await command(*words) for words in (["status"], ["status", "--id", "w1"], ["inbox", "--id", "w1"])]
+    refused = await command("run", "sleep", "1")
+
+    assert [code for code, _, _ in told] == [0, 0, 0]
+    assert all("w1" in out + err for _, out, err in told)
+    assert refused == (1, "", f"{says}, for an agent works in it\n")

@@ -112,6 +112,10 @@ def _fail(message: str, code: int) -> int:
 
 
 def _os_error(error: OSError) -> str:
+    from harness import home
+
+    if isinstance(error, FileNotFoundError) and not error.filename and home.here() is None:
+        return home.GONE
     reason = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {reason}" if error.filename else reason
 

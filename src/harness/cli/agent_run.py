@@ -11,9 +11,11 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from harness import home as places
 from harness.cli.agent_words import AgentWords
-from harness.errors import ProcessError, UsageError
+from harness.errors import HarnessError, ProcessError, UsageError
 from harness.sessions import AgentDied, Launched, Launching
+from harness.sessions.leaving_out import leaving_out
 
 if TYPE_CHECKING:
     import socket
@@ -30,6 +32,8 @@ def run(words: AgentWords) -> int:
     _check_together(words)
     worktree = "worktree" in words.optional
     launching = None if worktree else Launching(name=words.values.get("id") or words.agent)
+    with leaving_out("typing_extensions"):  # a quarter of what is loaded here
+        import msgspec as _  # noqa: F401
     try:
         settings, section = _settings(words)
         listening = _listening(words)
@@ -60,7 +64,9 @@ def _listening(words: AgentWords) -> socket.socket | None:
 
 
 def _check_together(words: AgentWords) -> None:
-    """Refuse combinations that cannot be meant."""
+    """Refuse combinations that cannot be meant, and a start from nowhere."""
+    if places.here() is None:
+        raise HarnessError(f"{places.GONE}, for an agent works in it")
     watched = "watch" in words.optional and words.optional["watch"] is None
     for name in ("preset", "stall-after", "max-resumes"):
         if name in words.values and not watched:
@@ -159,7 +165,7 @@ def _resumed(settings: Settings, name: str) -> tuple[str, str]:
     """What `--resume` means: one of our sessions by id or key, or a vendor's session by its own id."""
     import asyncio
 
-    from harness.errors import HarnessError, NotFound
+    from harness.errors import NotFound
     from harness.ledger import open_store
     from harness.sessions.client import Sessions
 
@@ -192,7 +198,6 @@ def _in_worktree(words: AgentWords, request: LaunchRequest, settings: Settings) 
 
 async def _worktree(repository: Path, path: Path, id_: str, branch: str | None) -> Worktree:
     """That of an earlier run of this id, or a new one. Raises `HarnessError` where there can be none."""
-    from harness.errors import HarnessError
     from harness.repo import Git, Worktrees
 
     git = Git(repository)

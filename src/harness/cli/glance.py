@@ -33,6 +33,8 @@ class Look(NamedTuple):
 
 def show(look: Look) -> int:
     """Print the sessions; gives the exit code. Raises `NotFound` for an unknown id."""
+    if look.repo is None and places.here() is None:
+        look = look._replace(all=True)  # there is no repository around us
     home, rows = _peek(look) or _ask(look)
     listed, others = (rows, 0) if look.id is not None else _near(rows, look)
     now_us = time.time_ns() // 1000
@@ -123,7 +125,9 @@ def _plain_home(given: str | None) -> str | None:
     """The home, if no setting can have moved the ledger out of it."""
     if os.environ.get("HARNESS_CONFIG") or os.environ.get("HARNESS_DATABASE"):
         return None
-    start = os.path.realpath(".")
+    start = places.here()
+    if start is None:
+        return None
     given = given or os.environ.get("HARNESS_HOME") or None
     home = os.path.realpath(join(start, given)) if given else None
     parent, _, name = (home or "").rpartition("/")
