@@ -222,6 +222,23 @@ async def test_an_agent_without_a_window_shows_what_was_said(command: Any, agent
     assert (await command("pane", "--id", "w2"))[1] == "one\ntwo\n"
 
 
+async def test_a_message_that_was_never_sent_is_marked(command: Any, agents: SQLiteStore, pretend: Pretend) -> None:
+    """One that the agent has is not said again, whatever becomes of its turn."""
+    session = await pretend(agents, mode=facts.Mode.STREAM)
+    sent = (await command.json("send", "--id", "w1", "fix it", "--no-wait"))["message_id"]
+    await session.move(facts.WRITTEN, sent)
+    await session.move(facts.ACCEPTED, sent)
+    await session.move(facts.FAILED, sent, reason="its turn failed")
+    failed = (await command.json("send", "--id", "w1", "a\nb", "--no-wait", "--no-submit"))["message_id"]
+    await session.move(facts.WRITTEN, failed)
+    await session.move(facts.FAILED, failed, reason="no input line")
+
+    shown = "> fix it\n> a\nb\n[message failed] a b: no input line\n"
+    assert (await command("pane", "--id", "w1"))[1] == shown
+    await session.exit()
+    assert shown in (await command("pane", "--id", "w1", "--follow"))[1]
+
+
 @pytest.mark.parametrize(
     ("count", "gives"),
     [(None, ["a", "", "b"]), (1, ["b"]), (3, ["a", "", "b"]), (5, ["a", "", "b", "", ""])],

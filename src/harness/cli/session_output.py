@@ -234,12 +234,13 @@ def _frames(sessions: Sessions, row: Row) -> AsyncGenerator[list[str]]:
 
 
 async def _spoken_frames(sessions: Sessions, row: Row) -> AsyncGenerator[list[str]]:
-    from harness.sessions.client import spoken
+    from harness.sessions.client import Talk
 
+    talk = Talk()
     said: list[str] = []
     async with aclosing(sessions.follow(row.key)) as feed:
         async for event in feed:
-            more = spoken([event])
+            more = talk.see(event)
             said = [*said, *more][-10_000:]
             if more:
                 yield said

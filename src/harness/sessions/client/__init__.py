@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.sessions.client.messages import MAX_MESSAGE_BYTES, InboxFull, Sender, relayed, sender_of
-    from harness.sessions.client.panes import Pane, last, speaks_protocol, spoken
+    from harness.sessions.client.panes import Pane, Talk, last, speaks_protocol, spoken
     from harness.sessions.client.retention import Old
     from harness.sessions.client.rows import Row, moment
     from harness.sessions.client.sessions import Sessions
@@ -27,6 +27,7 @@ _HOME = {
     "Row": "rows",
     "Sender": "messages",
     "Sessions": "sessions",
+    "Talk": "panes",
     "Until": "until",
     "Waiting": "until",
     "last": "panes",
@@ -48,6 +49,7 @@ __all__ = [
     "Row",
     "Sender",
     "Sessions",
+    "Talk",
     "Until",
     "Waiting",
     "last",

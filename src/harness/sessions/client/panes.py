@@ -29,6 +29,7 @@ _SIZE = re.compile(r"([1-9]\d{0,3})x([1-9]\d{0,3})\s*")
 _FRESH = (b"\x1bc", b"\x1b[2J", b"\x1b[3J", b"\x1b[?1049h")  # after these nothing from before is seen
 _BACK = b"\x1b[?1049l"  # this shows again what was there before
 _SPOKEN_CHARACTERS = 400
+_AGAIN_CHARACTERS = 60
 
 
 def window(folder: Folder) -> tuple[int, int]:
@@ -123,11 +124,38 @@ def speaks_protocol(mode: str) -> bool:
 
 def spoken(events: Iterable[Event]) -> list[str]:
     """What was said and done, in lines: of a session that has no screen."""
-    lines: list[str] = []
-    for event in events:
-        if not event.erased and (shape := facts.SHAPES.get(event.type)) is not None:
-            lines += _words(event.load(shape))
-    return lines
+    talk = Talk()
+    return [line for event in events for line in talk.see(event)]
+
+
+class Talk:
+    """What is said and done, event by event. A message is shown when it is queued, and once more if it is never sent."""
+
+    def __init__(self) -> None:
+        self._unsent: dict[str, str] = {}  # texts by message
+
+    def see(self, event: Event) -> list[str]:
+        """The lines that an event adds."""
+        if event.erased or (shape := facts.SHAPES.get(event.type)) is None:
+            return []
+        told = event.load(shape)
+        match told:
+            case facts.Queued():
+                self._unsent[told.message_id] = told.text
+            case facts.Moved() if event.type != facts.WRITTEN:
+                return self._moved(told, facts.STATUS_AFTER[event.type])
+            case _:
+                pass
+        return _words(told)
+
+    def _moved(self, told: facts.Moved, status: facts.MessageStatus) -> list[str]:
+        text = self._unsent.pop(told.message_id, "")
+        if not text or status in (facts.MessageStatus.ACCEPTED, facts.MessageStatus.DONE):
+            return []
+        words = " ".join(text.split())
+        if len(words) > _AGAIN_CHARACTERS:
+            words = f"{words[:_AGAIN_CHARACTERS]}…"
+        return _clipped(f"[message {status}] ", f"{words}: {told.reason}" if told.reason else words)
 
 
 def _words(told: object) -> list[str]:
