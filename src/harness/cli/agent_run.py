@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from harness import home as places
 from harness.cli.agent_words import AgentWords
 from harness.errors import HarnessError, ProcessError, UsageError
+from harness.leaving_out import leaving_out
 from harness.sessions import AgentDied, Launched, Launching
-from harness.sessions.leaving_out import leaving_out
 
 if TYPE_CHECKING:
     import socket

@@ -119,13 +119,12 @@ async def _stop(sessions: Sessions, row: Row, budget: float, *, kill: bool, reas
 
 def _hint(session: Session) -> str:
     """What may be done about one that does not end; empty if nothing is known."""
-    from harness.processes import Identity
-    from harness.sessions.ids import machine
+    from harness.sessions.client import agent_runs
 
-    claimed = session.claimed
-    if claimed is None or claimed.machine != machine():
+    claimed, runs = session.claimed, agent_runs(session)
+    if claimed is None or runs is None:
         return ""
-    if session.pid and not Identity(pid=session.pid, started=session.pid_started).alive():
+    if not runs:
         return ": its agent has, and that is on record as soon as the ledger can be written: see whether its disk is full"
     return f"; its host (pid {claimed.host_pid}) does not answer: `kill -9 {claimed.host_pid}` ends all of it"
 

@@ -11,7 +11,6 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Generator
 from importlib import import_module
 from types import FrameType
 
@@ -76,7 +75,9 @@ def _run_host(will: int, guard: int) -> None:
     code = 1
     gc.disable()  # until everything is loaded and frozen: none of it will ever be garbage
     try:
-        with _without("ssl", "_hashlib", "typing_extensions"):
+        from harness.leaving_out import leaving_out
+
+        with leaving_out("ssl", "_hashlib", "typing_extensions"):
             for name in ("asyncio", "msgspec", "hashlib"):
                 import_module(name)
         from harness.sessions.host.main import run
@@ -84,18 +85,6 @@ def _run_host(will: int, guard: int) -> None:
         code = run(request=os.dup(0), answer=os.dup(1), will=will, guard_pid=guard)
     finally:
         os._exit(code)
-
-
-@contextlib.contextmanager
-def _without(*modules: str) -> Generator[None]:
-    """Import others without these, which they can do without: a host needs none, and each costs time and memory."""
-    here = [name for name in modules if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(here))  # type: ignore[arg-type] - None is how an import is made to fail
-    try:
-        yield
-    finally:
-        for name in here:
-            del sys.modules[name]
 
 
 def _let_go() -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from harness.sessions.client.panes import Pane, Talk, last, speaks_protocol, spoken
     from harness.sessions.client.retention import Old
     from harness.sessions.client.rows import Row, moment
-    from harness.sessions.client.sessions import Sessions
+    from harness.sessions.client.sessions import Sessions, agent_runs
     from harness.sessions.client.streaming import output, reader_of
     from harness.sessions.client.until import Until, Waiting
     from harness.sessions.client.viewing import view
@@ -30,6 +30,7 @@ _HOME = {
     "Talk": "panes",
     "Until": "until",
     "Waiting": "until",
+    "agent_runs": "sessions",
     "last": "panes",
     "moment": "rows",
     "output": "streaming",
@@ -52,6 +53,7 @@ __all__ = [
     "Talk",
     "Until",
     "Waiting",
+    "agent_runs",
     "last",
     "moment",
     "output",

@@ -35,6 +35,13 @@ _PAGE = 500
 _MAX_TTL_SECONDS = 366 * 86_400.0
 
 
+def agent_runs(session: Session) -> bool | None:
+    """Whether its agent's own process is there; None if that cannot be told from here."""
+    if session.claimed is None or session.claimed.machine != ids.machine():
+        return None
+    return not session.pid or Identity(pid=session.pid, started=session.pid_started).alive()
+
+
 class Sessions:
     """The sessions of a ledger and their folders below `home`.
 

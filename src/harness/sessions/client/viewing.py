@@ -150,7 +150,7 @@ class Viewer:
     """One attached terminal."""
 
     def __init__(self, connection: socket.socket, *, stdin: int, stdout: int, ours: bool = False) -> None:
-        self.position: int | None = None  # in the transcript, of what is shown next
+        self.position: int | None = 0 if ours else None  # in the transcript, of what is shown next; None: nobody has said
         self.skipped = 0  # bytes that nobody can show any more
         self._ends_input = ours and not os.isatty(stdin)  # a terminal that is closed has not said all that there is to say
         self._connection = connection
