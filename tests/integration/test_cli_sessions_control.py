@@ -262,3 +262,19 @@ async def test_no_session_decides_for_itself(
 
     assert (code, "itself" in err) == (1, True)
     assert (await Questions(agents).get(question)).answer is None
+
+
+async def test_a_wait_that_times_out_says_what_the_agent_waits_for(command: Any, agents: SQLiteStore, pretend: Pretend) -> None:
+    """A turn that waits for leave will not end by waiting."""
+    session = await pretend(agents)
+    await session.state("blocked", detail="permission")
+    asked = facts.ApprovalRequested(request="r1", tool="Bash", summary="rm -rf build", question="question/q1")
+    await session.tell((facts.APPROVAL_REQUESTED, asked))
+
+    code, _, err = await command("wait", "--id", "w1", "--until", "task_complete", "--timeout", "0.3s")
+
+    assert code == 124
+    assert err == (
+        "harness: timeout: task_complete has not come within 0.3 s; the agent waits for leave: Bash: rm -rf build; "
+        "`harness approve w1 r1` gives it, `harness deny w1 r1` refuses it\n"
+    )

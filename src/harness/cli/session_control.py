@@ -26,6 +26,7 @@ from harness.cli.session_words import (
     asker,
     chosen,
     complete_id,
+    held_up,
     opened,
     seconds,
 )
@@ -201,7 +202,8 @@ async def _wait(sessions: Sessions, key: str, until: Until, limit: float | None)
     except TimeoutError:
         session = await sessions.get(key)
         json_line({**_head(session, ok=False), "status": "timeout", "state": str(session.state), **_waited(began)})
-        note(f"harness: timeout: {until} has not come within {limit:g} s")
+        held = held_up(session)
+        note(f"harness: timeout: {until} has not come within {limit:g} s{f'; the agent {held}' if held else ''}")
         return TIMED_OUT
     session = waiting.session
     if not session.live:
