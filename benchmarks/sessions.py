@@ -151,7 +151,10 @@ async def _status(figures: Figures) -> None:
 async def _detach(figures: Figures) -> None:
     async with world() as here:
         here.command("run", "--detach", "--id", "warm", "sleep", "1000")
-        times = [here.command("run", "--detach", "--id", f"d{number}", "sleep", "1000") for number in range(10)]
+        times: list[float] = []
+        for number in range(20):
+            await asyncio.sleep(0.3)  # the one before has its own first looks to take
+            times.append(here.command("run", "--detach", "--id", f"d{number}", "sleep", "1000"))
         figures.at_most("run --detach", _milliseconds(times), 250, "ms")
         here.command("stop", "--all", "--timeout", "5")
 

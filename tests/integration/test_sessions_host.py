@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,9 +15,9 @@ import pytest
 from harness.errors import HarnessError
 from harness.processes import Identity, find
 from harness.processes.identity import read_environment
-from harness.sessions import facts
+from harness.sessions import facts, ids, starting
 from harness.sessions.facts import ExitReason, MessageStatus, Placing, State
-from harness.sessions.starting import AgentDied
+from harness.sessions.starting import AgentDied, IdTaken
 
 if TYPE_CHECKING:
     from tests.conftest import Hosted
@@ -66,10 +68,34 @@ async def test_a_live_id_is_refused_naming_its_pid(hosted: Hosted) -> None:
     """The second start says who has the id; nothing of it is left."""
     first = await hosted.launch("sleep", "1000", mode="once", id="w1")
 
-    with pytest.raises(HarnessError, match=f"'w1' is in use .pid {first.pid}"):
+    with pytest.raises(IdTaken, match=f"'w1' is in use .pid {first.pid}"):
         await hosted.launch("sleep", "1000", mode="once", id="w1")
 
     assert agents(hosted, "w1") == 1
+
+
+async def test_two_that_draw_the_same_id_are_both_started(hosted: Hosted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has asked for that id, so whoever comes second draws again."""
+    read, taken = starting._read, [starting.IdTaken("session 'calm-heron' is in use")]
+    monkeypatch.setattr(starting, "_read", lambda line: (_ for _ in ()).throw(taken.pop()) if taken else read(line))
+
+    again = await hosted.launch("sleep", "1000", mode="once", id=None)
+
+    assert taken == []
+    assert (await hosted.sessions.get(again.key)).live
+    for row in await hosted.sessions.list():  # one was started before it was made to say that it was not
+        await hosted.sessions.stop(row.key, by="test", kill=True)
+
+
+def test_a_random_id_is_one_that_nobody_has_or_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where many are taken it gets longer."""
+    drawn = iter(["calm-heron", "calm-heron", "swift-lark", *["calm-heron"] * 20])
+    monkeypatch.setattr(ids, "new_id", lambda: next(drawn))
+    assert ids.free_id(tmp_path) == "calm-heron"
+    (tmp_path / "sessions" / "calm-heron").mkdir(parents=True)
+
+    assert ids.free_id(tmp_path) == "swift-lark"
+    assert re.fullmatch(r"calm-heron-[0-9a-f]{6}", ids.free_id(tmp_path))
 
 
 async def test_eight_starts_of_one_id_at_once_give_one_session(hosted: Hosted) -> None:

@@ -189,9 +189,9 @@ def _in_worktree(words: AgentWords, request: LaunchRequest, settings: Settings) 
 
     from msgspec.structs import replace
 
-    from harness.sessions import check_id, new_id
+    from harness.sessions import check_id, free_id
 
-    id_ = check_id(request.id) if request.id else new_id()
+    id_ = check_id(request.id) if request.id else free_id(settings.home)
     tree = asyncio.run(_worktree(Path(request.cwd), settings.home / "worktrees" / id_, id_, words.optional["worktree"]))
     return replace(request, id=id_, cwd=str(tree.path), worktree=str(tree.path), branch=tree.branch)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.sessions.burying import bury, session_gone
-    from harness.sessions.ids import Folder, check_id, new_id, write_private
+    from harness.sessions.ids import Folder, check_id, free_id, write_private
     from harness.sessions.request import LaunchRequest
     from harness.sessions.settings import SessionSettings
     from harness.sessions.starting import INHERITED, AgentDied, Launched, Launching, launch
@@ -25,12 +25,12 @@ _HOME = {
     "AgentDied": "starting",
     "bury": "burying",
     "check_id": "ids",
+    "free_id": "ids",
     "Folder": "ids",
     "launch": "starting",
     "Launched": "starting",
     "Launching": "starting",
     "LaunchRequest": "request",
-    "new_id": "ids",
     "session_gone": "burying",
     "SESSIONS_VIEW": "view",
     "SessionSettings": "settings",
@@ -50,8 +50,8 @@ __all__ = [
     "Watcher",
     "bury",
     "check_id",
+    "free_id",
     "launch",
-    "new_id",
     "session_gone",
     "write_private",
 ]

@@ -14,6 +14,7 @@ from harness.errors import UsageError
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _KEY = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,79})@([0-9a-f]{8})")
+_DRAWS = 8
 _ADJECTIVES = (
     "amber", "brave", "brisk", "calm", "clear", "crisp", "deft", "eager", "early", "fair", "fleet", "fresh", "gentle", "glad",
     "keen", "kind", "lively", "lucid", "mellow", "neat", "noble", "plain", "proud", "quick", "quiet", "rapid", "ready", "sharp",
@@ -41,6 +42,15 @@ def new_id() -> str:
     """A random `adjective-noun`."""
     one, other = os.urandom(4), os.urandom(4)
     return f"{_ADJECTIVES[int.from_bytes(one) % len(_ADJECTIVES)]}-{_NOUNS[int.from_bytes(other) % len(_NOUNS)]}"
+
+
+def free_id(home: Path) -> str:
+    """A random id that no session of this home has or had; with a number behind it where there are many."""
+    for _ in range(_DRAWS):
+        id_ = new_id()
+        if not (home / "sessions" / id_).exists():
+            return id_
+    return f"{new_id()}-{os.urandom(3).hex()}"
 
 
 def new_key(id_: str) -> str:

@@ -65,6 +65,10 @@ class AgentDied(ProcessError):
         self.tail = tail
 
 
+class IdTaken(HarnessError):
+    """A living session has the id."""
+
+
 class Launching:
     """A host that is getting ready while its request is still being made: both take time, and there are two cores.
 
@@ -72,6 +76,7 @@ class Launching:
     """
 
     def __init__(self, *, environment: Mapping[str, str] | None = None, name: str = "") -> None:
+        self._environment = environment
         given = dict(os.environ if environment is None else environment)
         told = {word: value for word, value in given.items() if word not in INHERITED and word not in _OURS}
         told[_SPAWN] = os.urandom(8).hex()  # a tree of its own: it outlives a session from within which it is started
@@ -103,7 +108,12 @@ class Launching:
         guard.wait()
         if lines is None:
             raise NotRegistered(request.timeout_seconds)
-        return _read(lines[-1])
+        try:
+            return _read(lines[-1])
+        except IdTaken:
+            if request.id is not None:
+                raise
+        return launch(request, environment=self._environment)  # somebody drew the same at the same time
 
     def abandon(self) -> None:
         """Nothing is to be started after all: without a request the host ends by itself. Idempotent."""
@@ -193,4 +203,4 @@ def _read(line: bytes) -> Launched:
     message = str(told.get("error", "the session could not be started"))
     if "code" in told:
         raise AgentDied(message, key=str(told.get("key", "")), code=told["code"], tail=str(told.get("tail", "")))
-    raise (UsageError if told.get("usage") else HarnessError)(message)
+    raise (UsageError if told.get("usage") else IdTaken if told.get("taken") else HarnessError)(message)

@@ -10,6 +10,7 @@ from harness.errors import HarnessError, KeyTaken
 from harness.ledger import Store
 from harness.sessions.burying import bury, session_gone
 from harness.sessions.record import folded
+from harness.sessions.starting import IdTaken
 
 
 async def make_room(store: Store, taken: KeyTaken, id_: str) -> None:
@@ -20,7 +21,7 @@ async def make_room(store: Store, taken: KeyTaken, id_: str) -> None:
         if taken.name.startswith("vendor-session/"):
             vendor = taken.name.rpartition("/")[2]
             raise HarnessError(f"{holder.cli}'s session {vendor} is in use by session {holder.id!r} (pid {holder.guard_pid})")
-        raise HarnessError(
+        raise IdTaken(
             f"session {id_!r} is in use (pid {holder.pid or holder.guard_pid}); stop it with 'harness stop --id {id_}', "
             "or choose another --id"
         )

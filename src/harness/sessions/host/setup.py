@@ -20,6 +20,7 @@ from harness.sessions.facts import Mode
 from harness.sessions.host.viewers import note_size
 from harness.sessions.record import Message
 from harness.sessions.request import LaunchRequest
+from harness.sessions.starting import IdTaken
 from harness.sessions.transports.base import Transport
 from harness.wake import Bell
 
@@ -60,7 +61,10 @@ class Answer:
 
     def failed(self, error: BaseException) -> None:
         """Nothing was started."""
-        self._say(ok=False, error=str(error) or type(error).__name__, usage=isinstance(error, UsageError))
+        self._say(
+            ok=False, error=str(error) or type(error).__name__, usage=isinstance(error, UsageError),
+            taken=isinstance(error, IdTaken),
+        )  # fmt: skip
 
     def _say(self, **words: object) -> None:
         if self._descriptor < 0:
@@ -82,7 +86,7 @@ class Setup:
         self.answer = answer
         answer.setup = self
         self.home = Path(request.home)
-        self.id = ids.check_id(request.id) if request.id else ids.new_id()
+        self.id = ids.check_id(request.id) if request.id else ids.free_id(self.home)
         self.folder = ids.Folder(home=self.home, key=ids.new_key(self.id))
         self.cwd = Path(request.cwd)
         self.size = Size(columns=request.columns, rows=request.rows)
