@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +75,24 @@ def test_names_with_spaces_and_parentheses_do_not_confuse() -> None:
     row = identity.parse_stat(7, fields)
 
     assert (row.parent, row.group, row.session, row.state, row.started) == (3, 4, 5, "S", 99)
+
+
+@pytest.mark.skipif(not system.PROC, reason="this system does not tell")
+def test_who_sleeps_and_has_no_child_rests(child: subprocess.Popen[bytes]) -> None:
+    """A shell that waits for what it has started does not, nor does one that works, nor one that has gone."""
+    shell = ["sh", "-c"]
+    with (
+        subprocess.Popen([*shell, "sleep 300; :"], start_new_session=True) as waits,
+        subprocess.Popen([*shell, "while :; do :; done"]) as works,
+    ):
+        deadline = time.monotonic() + 20
+        while not Identity.of(child.pid).rests() or not Path(f"/proc/{waits.pid}/task/{waits.pid}/children").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        rests = [Identity.of(process.pid).rests() for process in (child, waits, works)]
+        gone = Identity.of(works.pid)
+        os.killpg(waits.pid, signal.SIGKILL)
+        works.kill()
+
+    assert rests == [True, False, False]
+    assert not gone.rests()

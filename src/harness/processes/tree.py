@@ -79,11 +79,14 @@ class Tree:
         self._tag = tag
         self._outputs = tuple(outputs)
         self._known: set[Identity] = set()
+        self._quiet = 0  # looks at a tree whose root has exited that found nobody
         _trees.add(self)
 
     def remember(self) -> None:
         """Look now, while kinship is still visible: called when the root has exited and is not reaped yet."""
-        self._known |= {row.identity for row in self.living() if not _elsewhere(row, self._word)}
+        living = self.living()
+        self._quiet = int(not living)
+        self._known |= {row.identity for row in living if not _elsewhere(row, self._word)}
         if not self._known:
             _trees.discard(self)
 
@@ -120,7 +123,7 @@ class Tree:
         deadline = loop.time() + grace_seconds
         told: set[Identity] = set()
         needed: Needed = "nothing"
-        quiet = 0
+        quiet = self._quiet
         while quiet < 2:  # one look can miss a process that is born while it looks
             living = {row.identity for row in self.living()}
             reap_orphans()

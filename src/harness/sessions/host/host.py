@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,6 +145,7 @@ class Host:
         try:
             await self._viewers.open(self.transport)
             await self._register(process, ended)
+            self._beside.run(_ready_for_the_end())
             self._beside.run(self._observe("start"))
             self._watch_guard()
             self._watch_file()
@@ -166,9 +168,12 @@ class Host:
 
     async def _register(self, process: Process, ended: asyncio.Task[Exit]) -> None:
         """Say that the session is there; of an agent that dies at once, the end is said instead."""
-        left = self._begun + self._setup.settle_seconds - asyncio.get_running_loop().time()
-        done, _ = await asyncio.wait({ended}, timeout=max(left, 0))
-        if not done or ended.result().code == 0:
+        for seconds in self._setup.settle_seconds:
+            left = self._begun + seconds - asyncio.get_running_loop().time()
+            await asyncio.wait({ended}, timeout=max(left, 0))
+            if ended.done() or process.identity.rests():
+                break
+        if not ended.done() or ended.result().code == 0:
             self._setup.answer.started(process.pid)
 
     async def _see_out(self, process: Process, exit_: Exit) -> None:
@@ -446,7 +451,7 @@ class Host:
             await self.record(draft(facts.GIT, seen))
 
     def _tail(self) -> str:
-        from harness.text import cleaned  # its patterns take a while to compile, and this is the end
+        from harness.text import cleaned
 
         setup = self._setup
         spoken = setup.plan.mode in (Mode.STREAM, Mode.APP_SERVER)  # its stdout is a protocol, which tells a person little
@@ -456,3 +461,8 @@ class Host:
                 end = log.end
                 data += log.read(max(log.start, end - _TAIL_BYTES), _TAIL_BYTES).data
         return cleaned(data.decode(errors="replace"), limit=_TAIL_BYTES)
+
+
+async def _ready_for_the_end() -> None:
+    """Compile the patterns that clean its last words, which takes longer than all else that is done at the end."""
+    import_module("harness.text")
