@@ -263,7 +263,7 @@ async def test_what_is_not_ready_in_time_is_said_and_may_still_become_ready(worl
         await supervisor.unit("it").until(lambda unit: unit.state.phase is Phase.READY)
 
     assert late.reason == "the command ended with 1"
-    assert (done.outcome, "not ready after 0.2 s" in done.detail) == ("failed", True)
+    assert (done.outcome, "not ready after 2 s" in done.detail) == ("failed", True)
 
 
 async def test_dependents_start_when_what_they_need_is_ready_and_end_before_it(world: World) -> None:

@@ -37,6 +37,10 @@ DEFAULT_COMMANDS = (
     ("python", "-m", "pytest"), ("python3", "-m", "pytest"), ("pytest",), ("ruff",), ("pyright",), ("mypy",),
     ("npm", "test"), ("go", "test"), ("cargo", "test"), ("ls",), ("git", "status"), ("git", "log"),
 )  # fmt: skip
+_ENVIRONMENT = {
+    "CI": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",  # a file that is mended in the second in which it was compiled counts as the old one
+}
 _MAX_FILE_BYTES = 8 << 20
 _MAX_LINES = 2_000
 
@@ -236,7 +240,7 @@ class CodingHarnessTools:
         try:
             with self.root.entered(directory) as folder:
                 spec = Spec(
-                    argv=limits.processes.wrapped(argv), tag=f"coding/{os.getpid()}", cwd=folder, env=clean_env({"CI": "1"})
+                    argv=limits.processes.wrapped(argv), tag=f"coding/{os.getpid()}", cwd=folder, env=clean_env(_ENVIRONMENT)
                 )
                 return await capture(spec, timeout_seconds=limits.seconds, max_output_bytes=limits.output_bytes)
         except (OSError, ValueError) as error:

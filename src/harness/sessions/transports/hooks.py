@@ -41,7 +41,7 @@ _ENTER = "cd {folder} 2>/dev/null && [ -p {fifo} ] || exit 0; umask 077; n={even
 _DROP = 'cat >"$n" && echo "$n" 1<>{fifo}; exit 0'
 _ASK = (
     'kill -0 {pid} 2>/dev/null || exit 0; mkfifo "$n.answer" && cat >"$n" && echo "$n" 1<>{fifo} && '
-    'IFS= read -r a <"$n.answer"; rm -f "$n.answer"; [ -z "$a" ] || printf "%s\\n" "$a"; exit 0'
+    '{{ IFS= read -r a <"$n.answer"; }} 2>/dev/null; rm -f "$n.answer"; [ -z "$a" ] || printf "%s\\n" "$a"; exit 0'
 )
 _NOTIFIED = (
     "for j; do :; done; (cd {folder} 2>/dev/null && [ -p {fifo} ] && umask 077 && n={event}.$$ && "
