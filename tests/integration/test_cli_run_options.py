@@ -274,6 +274,36 @@ async def test_a_window_shows_a_session_and_owns_nothing_of_it(cli: Cli, tmux: A
     assert "got hello" in await cli("pane", "--id", "two")
 
 
+async def test_a_watched_session_goes_on_in_its_window_and_within_its_limits(cli: Cli, tmux: Any) -> None:
+    """The run that takes over from a frozen one has a window as well, and what is left of time and turns."""
+    notes = ("--journal", str(cli.root / "journal"), "--store", str(cli.root / "store"))
+    agent = cli.hosted.twin("claude", *notes, "--freezes")
+    watching = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "harness", "run", agent, "--id", "w1", "--tmux", "win", "--watch", "--stall-after", "1s",
+        "--max-resumes", "2", "--max-turns", "9", "--max-wall", "10m", "--context", "do it",
+        env={**os.environ, "HARNESS_HOME": str(cli.home)}, cwd=cli.root, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+    async with asyncio.timeout(60):
+        while len(rows := await cli.sessions.list(live=None)) < 2:
+            await asyncio.sleep(0.1)
+    first, again = sorted([await cli.sessions.get(row.key) for row in rows], key=lambda session: session.started_us)
+    await comes_true(lambda: tmux("list-windows", "-t", "harness", "-F", "#{window_name}").split() == ["win"])
+    await comes_true(lambda: "Claude Code" in tmux("capture-pane", "-p", "-t", "harness:win"))
+    await cli("stop", "--id", "w1")
+    async with asyncio.timeout(60):
+        _, err = await watching.communicate()
+
+    assert first.claimed is not None
+    assert again.claimed is not None
+    assert (again.claimed.follows, again.claimed.tmux) == (first.key, "win")
+    assert first.claimed.limits == facts.Limits(max_turns=9, max_wall_seconds=600.0)
+    assert again.claimed.limits.max_turns == 9
+    assert 500 < (again.claimed.limits.max_wall_seconds or 0) < 600
+    assert b"resume 2/2 (idle=" in err
+
+
 async def test_a_window_that_cannot_be_opened_leaves_a_session_that_runs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line says so, and how to look at it; without tmux on the PATH nothing is started."""
     tool = cli.root / "bin" / "tmux"
