@@ -269,6 +269,7 @@ async def test_what_was_rotated_away_before_it_was_read_is_said(world: Hosted) -
         out, err = await run.communicate()
 
     skipped = int(err.split()[1])
+    assert skipped > 1 << 20
     assert err.decode() == f"harness: {skipped} bytes were not shown: they were rotated away before they were read\n"
     assert skipped + len(out) == sum(len(f"{number}\r\n") for number in range(1, 1_000_001))
     assert out.endswith(b"\r\n1000000\r\n")
@@ -291,6 +292,46 @@ async def test_the_end_of_the_input_is_the_end_of_the_commands(world: Hosted, gi
     for code, out in ((from_file.returncode, from_file.stdout.decode()), in_pipe[:2]):
         assert code == 4
         assert [line.split("got ")[1] for line in out.splitlines() if "got " in line] == lines
+
+
+@pytest.mark.parametrize("script", ["stty -echo; wc -c", "stty -echo; sleep 1; wc -c"])
+async def test_however_much_is_typed_all_of_it_comes(world: Hosted, script: str) -> None:
+    """More than anything between us holds, to a program that reads at once or later; then its input ends."""
+    line = b"x" * 99 + b"\n"
+    code, out, err = await world.command("run", "sh", "--", "-c", script, stdin=line * 40_000)
+
+    assert (code, err) == (0, "")
+    assert int(out.split()[-1]) == 4_000_000
+
+
+@pytest.mark.parametrize("end", [b"\n", b""])
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        (("bash", "--", "--norc"), b"echo hi-$((40+2))"),
+        ((sys.executable,), b"print('hi-%d' % 42)"),
+        (("bash", "--", "--norc"), b"cat"),
+    ],
+)
+async def test_what_was_typed_ahead_is_done_before_the_input_ends(
+    world: Hosted, words: tuple[str, ...], given: bytes, end: bytes
+) -> None:
+    """Also by programs that edit lines, and by what they start: whoever reads on is told that there is no more."""
+    code, out, err = await world.command("run", *words, stdin=given + end)
+
+    assert (code, err) == (0, "")
+    assert given == b"cat" or "hi-42" in out
+
+
+async def test_a_run_without_standard_input_or_output_is_one_without_a_terminal(world: Hosted) -> None:
+    """Closed by whoever starts it, as daemons do."""
+    script = 'exec "$0" -m harness run --id w1 sh -- -c "echo said; exit 3" <&- >&-'
+    done = subprocess.run(
+        ["sh", "-c", script, sys.executable], env={**os.environ, "HARNESS_HOME": str(world.home)}, capture_output=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (3, b"")
 
 
 # -- mistakes

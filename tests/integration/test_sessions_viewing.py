@@ -195,6 +195,22 @@ async def test_ctrl_bracket_twice_detaches(agents: SQLiteStore, host: Host, term
     assert (await agents.head(f"session/{session.key}")).seq == 2  # type: ignore[union-attr]
 
 
+async def test_what_the_host_has_left_is_shown_before_the_terminal_is_put_back(
+    agents: SQLiteStore, host: Host, terminal: Terminal
+) -> None:
+    """A host waits for no slow viewer: the rest is in the transcript, and whatever it switches on is taken back as well."""
+    viewer = await terminal.run(*ATTACH, cwd=agents.path.parents[1])
+    await host.heard()
+
+    host.say(b"P", struct.pack(">Q", 5))
+    host.say(b"X", b'{"code":0}')
+
+    assert await ended(viewer) == 0
+    await terminal.until(b"\x1b[?2004l")
+    assert terminal.shown.index(b"it wrote") < terminal.shown.index(b"\x1b[?2004l")
+    assert b"what" not in terminal.shown
+
+
 async def test_a_changed_window_is_told(agents: SQLiteStore, host: Host, terminal: Terminal) -> None:
     """As soon as it changes."""
     viewer = await terminal.run(*ATTACH, cwd=agents.path.parents[1])

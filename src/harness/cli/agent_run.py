@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 def run(words: AgentWords) -> int:
     """Do what was asked; gives the exit code."""
     gc.disable()  # a detached start is over before there is anything to collect
+    try:
+        return _run(words)
+    finally:
+        gc.enable()
+
+
+def _run(words: AgentWords) -> int:
     _check_together(words)
     worktree = "worktree" in words.optional
     launching = None if worktree else Launching(name=words.values.get("id") or words.agent)
@@ -135,7 +142,7 @@ def _watching(words: AgentWords) -> bool:
 def _window() -> tuple[int, int]:
     """The size of this terminal; a headless one is 120 x 40."""
     for stream in (sys.stdout, sys.stdin):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed ones are none at all
             columns, rows = os.get_terminal_size(stream.fileno())
             if columns and rows:
                 return columns, rows

@@ -60,13 +60,14 @@ class Identity(NamedTuple):
         return row is not None and row.started == self.started and not row.dead
 
     def rests(self) -> bool:
-        """Whether it sleeps and has no child, so that nothing of it is under way; False where the system does not tell."""
+        """Whether it sleeps in its only thread and has no child; False where the system does not tell."""
         try:
             children = _read_strictly(f"/proc/{self.pid}/task/{self.pid}/children")
+            threads = len(os.listdir(f"/proc/{self.pid}/task"))  # noqa: PTH208 - names only
         except OSError:
             return False
         row = read_row(self.pid)
-        return row is not None and row.identity == self and row.state == "S" and not children
+        return row is not None and row.identity == self and row.state == "S" and threads == 1 and not children
 
     def signal(self, number: int) -> bool:
         """Send a signal to this process and no other, even if its pid is used again; False if it is gone.

@@ -18,7 +18,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -59,21 +59,23 @@ def view(settings: Settings, key: str, *, ours: bool = False) -> int:
     try:
         connection = _connect(folder)
     except OSError:
-        ended = _recorded_end(settings, key)
-        show_all(folder)
-        return ended
+        try:
+            return _recorded_end(settings, key)
+        finally:
+            show_all(folder, ours=ours)
     with connection:
-        viewer = Viewer(connection, stdin=_number(sys.stdin, 0), stdout=_number(sys.stdout, 1), ours=ours)
+        viewer = Viewer(connection, folder.transcript, stdin=_number(sys.stdin, 0), stdout=_number(sys.stdout, 1), ours=ours)
         told = viewer.run()
     if told == DETACHED:
         print(f"\nharness: detached from {id_of(key)}; `harness attach --id {id_of(key)}` comes back", file=sys.stderr)
         return 0
-    ended = told if isinstance(told, int) else _recorded_end(settings, key)
-    if viewer.position is not None:  # a slow reader is not waited for by the host
-        viewer.skipped += show_rest(folder.transcript, 1, viewer.position)
-    if viewer.skipped:
-        print(f"harness: {viewer.skipped} bytes were not shown: they were rotated away before they were read", file=sys.stderr)
-    return ended
+    _say_skipped(viewer.skipped)
+    return told if isinstance(told, int) else _recorded_end(settings, key)
+
+
+def _say_skipped(count: int) -> None:
+    if count:
+        print(f"harness: {count} bytes were not shown: they were rotated away before they were read", file=sys.stderr)
 
 
 def _number(stream: Any, otherwise: int) -> int:
@@ -99,22 +101,27 @@ def _connect(folder: Folder) -> socket.socket:
     return connection
 
 
-def show_all(folder: Folder) -> None:
-    """Write everything that a session has written whose host is not there (any more)."""
-    for descriptor, path in ((1, folder.transcript), (2, folder.errors)):
-        show_rest(path, descriptor, 0)
-
-
-def show_rest(path: Path, descriptor: int, position: int) -> int:
-    """Write a log from an offset to its end; gives the number of bytes that were rotated away before they were read."""
+def show_all(folder: Folder, *, ours: bool = True) -> None:
+    """Write what a session has written whose host is not there (any more): all of it if it is ours, else its end."""
     from harness.processes import LogReader
 
-    log, skipped = LogReader(path), 0
+    skipped = 0
+    for descriptor, path in ((1, folder.transcript), (2, folder.errors)):
+        position = 0 if ours else max(0, LogReader(path).end - _READ_BYTES)
+        for part, missing in _rest(path, position):
+            skipped += missing
+            _write(descriptor, part)
+    _say_skipped(skipped)
+
+
+def _rest(path: Path, position: int) -> Iterator[tuple[bytes, int]]:
+    """A log from an offset to its end, and how many bytes were rotated away before each part."""
+    from harness.processes import LogReader
+
+    log = LogReader(path)
     while (chunk := log.read(position)).data:
-        skipped += chunk.offset - position
-        _write(descriptor, chunk.data)
+        yield chunk.data, chunk.offset - position
         position = chunk.offset + len(chunk.data)
-    return skipped
 
 
 def _recorded_end(settings: Settings, key: str) -> int:
@@ -149,7 +156,8 @@ def code_of(exited: dict[str, Any]) -> int:
 class Viewer:
     """One attached terminal."""
 
-    def __init__(self, connection: socket.socket, *, stdin: int, stdout: int, ours: bool = False) -> None:
+    def __init__(self, connection: socket.socket, transcript: Path, *, stdin: int, stdout: int, ours: bool = False) -> None:
+        self._transcript = transcript
         self.position: int | None = 0 if ours else None  # in the transcript, of what is shown next; None: nobody has said
         self.skipped = 0  # bytes that nobody can show any more
         self._ends_input = ours and not os.isatty(stdin)  # a terminal that is closed has not said all that there is to say
@@ -179,7 +187,21 @@ class Viewer:
                     if told is not None:
                         break
                 self._send(b"I", self._keys.late())
+            if told != DETACHED:
+                self._show_rest()
             return None if told == "" else told
+
+    def _show_rest(self) -> None:
+        """What the host, which waits for no slow reader, has left in the transcript."""
+        if self.position is not None:
+            for part, missing in _rest(self._transcript, self.position):
+                self.skipped += missing
+                self._show(part)
+
+    def _show(self, data: bytes) -> None:
+        for switch in _SCREENS.finditer(data):
+            self._other_screen = switch[1] == b"h"
+        _write(self._stdout, data)
 
     def _open_stdin(self) -> None:
         try:
@@ -220,12 +242,10 @@ class Viewer:
                 return None
             payload, self._held = self._held[_FRAME.size : end], self._held[end:]
             if kind == b"O":
-                for switch in _SCREENS.finditer(payload):
-                    self._other_screen = switch[1] == b"h"
-                _write(self._stdout, payload)
+                self._show(payload)
                 self._pass(length)
             elif kind == b"P":
-                (self.position,) = _COUNT.unpack(payload)
+                self._goes_on_at(*_COUNT.unpack(payload))
             elif kind == b"S":
                 (count,) = _COUNT.unpack(payload)
                 self.skipped += count
@@ -233,6 +253,12 @@ class Viewer:
             elif kind == b"X":
                 return code_of(json.loads(payload or b"{}"))
         return None
+
+    def _goes_on_at(self, position: int) -> None:
+        """Told at the beginning and at the end; what is ours and begins late has lost its beginning."""
+        if self.position == 0:
+            self.skipped += position
+        self.position = position
 
     def _pass(self, count: int) -> None:
         if self.position is not None:

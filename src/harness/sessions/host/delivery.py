@@ -49,13 +49,13 @@ class Delivery:
         )
         match step:
             case outbox.Deliver():
-                self._begin(self._deliver(step))
+                self._begin(lambda: self._deliver(step))
             case outbox.InterruptFirst():
                 self._interrupted.add(step.message.id)
                 self._beside.run(self._interrupt())
             case outbox.Hold():
                 if session.pending and "messages" not in self._transport.can:
-                    self._begin(self._refuse())
+                    self._begin(self._refuse)
 
     async def expire(self) -> None:
         """Close messages whose time is over, and written ones that show no sign. Called with the writing lock held."""
@@ -84,13 +84,13 @@ class Delivery:
             return []
         return [message for message in session.messages.values() if message.status is MessageStatus.WRITTEN]
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._under_way = True
         self._beside.run(self._then_look(work))
 
-    async def _then_look(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _then_look(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await work
+            await work()
         finally:
             self._under_way = False
             self._wake()

@@ -33,7 +33,8 @@ async def patiently(work: Callable[[], Awaitable[T]], *, meanwhile: Callable[[],
         try:
             return await work()
         except Busy:  # it has waited for long already
-            continue
+            if meanwhile is not None:
+                await meanwhile()
         except StoreUnavailable as error:
             if error.reason not in ("busy", "full", "down"):
                 raise

@@ -24,7 +24,7 @@ from harness.sessions.starting import IdTaken
 from harness.sessions.transports.base import Transport
 from harness.wake import Bell
 
-_SETTLE_SECONDS = (0.02, 0.05)  # an agent that dies within the second, or before it rests, is told as one that did not start
+_SETTLE_SECONDS = (0.02, 0.05)  # one that dies before the latter, or the former if it rests then, is told as not started
 _TAIL_CHARACTERS = 2000
 _LONG_US = 10 * 365 * 86_400 * 1_000_000  # the first message waits for as long as the program takes to start
 

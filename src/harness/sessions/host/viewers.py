@@ -1,7 +1,7 @@
 """Attached terminals: a Unix socket that carries the agent's terminal, and nothing else, to a few viewers.
 
 Frames are a type letter, four bytes of length (big-endian) and a payload. From a viewer: `I` typed bytes, `E` the end of its
-input, `R` rows and columns (two bytes each), `D` detach. To a viewer: `P` where in the transcript its output begins (eight
+input, `R` rows and columns (two bytes each), `D` detach. To a viewer: `P` where in the transcript its output goes on (eight
 bytes), `O` output, `S` so many bytes (eight) are skipped, since they were rotated away, `X` how the session ended, as JSON.
 All output is in the transcript: a viewer that is slow gets it from there, and one that is cut off can read on by itself.
 """
@@ -43,8 +43,12 @@ class Attached:
     def __init__(self, writer: asyncio.StreamWriter, log: LogReader, position: int) -> None:
         self._writer = writer
         self._log = log
-        writer.write(frame(b"P", _COUNT.pack(position)))
-        self._catching_up: asyncio.Task[None] | None = asyncio.ensure_future(self._catch_up(position))
+        self._sent = position  # up to here of the transcript; what no disk would take is in none
+        self._say_position()
+        self._catching_up: asyncio.Task[None] | None = asyncio.ensure_future(self._catch_up())
+
+    def _say_position(self) -> None:
+        self._writer.write(frame(b"P", _COUNT.pack(self._sent)))
 
     def show(self, data: bytes) -> None:
         """Send what is in the transcript since a moment."""
@@ -52,20 +56,21 @@ class Attached:
             return  # it will be read
         if self._writer.transport.get_write_buffer_size() <= HELD_BYTES:
             self._writer.write(frame(b"O", data))
+            self._sent = self._log.end
         else:
-            self._catching_up = asyncio.ensure_future(self._catch_up(self._log.end - len(data)))
+            self._catching_up = asyncio.ensure_future(self._catch_up())
 
-    async def _catch_up(self, position: int) -> None:
+    async def _catch_up(self) -> None:
         try:
             while True:
                 await self._writer.drain()
-                chunk = self._log.read(position, REPLAY_BYTES)
+                chunk = self._log.read(self._sent, REPLAY_BYTES)
                 if not chunk.data:  # nothing was awaited since it was read: what comes next is shown as it comes
                     break
-                if chunk.offset > position:
-                    self._writer.write(frame(b"S", _COUNT.pack(chunk.offset - position)))
+                if chunk.offset > self._sent:
+                    self._writer.write(frame(b"S", _COUNT.pack(chunk.offset - self._sent)))
                 self._writer.write(frame(b"O", chunk.data))
-                position = chunk.offset + len(chunk.data)
+                self._sent = chunk.offset + len(chunk.data)
         except (HarnessError, OSError):  # it has gone, or the transcript has: it sees the end of the connection
             self._writer.transport.abort()
         self._catching_up = None
@@ -74,6 +79,7 @@ class Attached:
         """Say how it ended; one that is behind reads the rest by itself."""
         if self._catching_up is not None:
             self._catching_up.cancel()
+        self._say_position()
         self._writer.write(frame(b"X", told))
         self._writer.close()
 
@@ -147,6 +153,7 @@ class Viewers:
             self._typed = 0.0 if payload.endswith((b"\r", b"\n")) else time.monotonic()
             transport.keys(payload)
             self._wake()
+            await transport.room()
         elif transport is not None and kind == b"E":
             transport.end_of_input()
         elif transport is not None and kind == b"R" and length == 4:

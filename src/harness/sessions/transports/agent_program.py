@@ -172,6 +172,9 @@ class AgentProgram:
         if ENTER in data:
             self._senses.entered = True
 
+    def end_of_input(self) -> None:
+        """It talks to people, who come back."""
+
     def resize(self, size: Size) -> None:
         self._watch.resize(size)
 

@@ -52,6 +52,10 @@ class Transport(Protocol):
         """Bytes that a person types at an attached terminal; ignored by transports without one."""
         ...
 
+    async def room(self) -> None:
+        """Return when more keys can be taken."""
+        ...
+
     def end_of_input(self) -> None:
         """Whoever typed has nothing more to say; ends the input of a program that reads lines, and of no other."""
         ...

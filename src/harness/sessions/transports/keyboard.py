@@ -16,7 +16,8 @@ _PASTE, _PASTE_END = b"\x1b[200~", b"\x1b[201~"
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _PIECE = 4096
 _PATIENCE_SECONDS = 30.0
-_MAX_PRESSED = 1 << 20
+_MAX_PRESSED = 4 << 20
+_MUCH = 1 << 18
 _AFTER_ESCAPE_SECONDS = 0.15  # what follows an Esc at once is taken for Alt and a letter
 
 
@@ -45,7 +46,8 @@ class Keyboard:
         self._free_at = float("-inf")
         self._pressed: deque[bytes] = deque()
         self._count = 0
-        self._line_ended = True  # whatever was pressed last
+        self._room = asyncio.Event()
+        self.line_ended = True  # by what was pressed last
         self._pump: asyncio.Task[None] | None = None
 
     async def type(self, data: bytes) -> None:
@@ -65,35 +67,46 @@ class Keyboard:
     def press(self, data: bytes) -> None:
         """Keys of a person, or an answer to the program's own question: typed when it is their turn, without waiting here.
 
-        What a program that does not read has been sent beyond a megabyte is dropped.
+        What a program that does not read has been sent beyond four megabytes is dropped; `room` waits before that.
         """
         if self._count + len(data) > _MAX_PRESSED:
             return
         self._pressed.append(data)
         self._count += len(data)
-        self._line_ended = data.endswith((b"\r", b"\n", END_OF_FILE))
+        self.line_ended = data.endswith((b"\r", b"\n", END_OF_FILE))
         if self._pump is None or self._pump.done():
             self._pump = self._loop.create_task(self._press_all())
 
-    def end(self) -> None:
-        """End the input of a program that reads lines: a line that was begun is handed over first."""
-        self.press(END_OF_FILE if self._line_ended else 2 * END_OF_FILE)
+    async def room(self) -> None:
+        """Return when most of what was pressed has been taken."""
+        while self._count > _MUCH:
+            self._room.clear()
+            await self._room.wait()
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that was pressed has been taken."""
+        return not self._count
 
     async def _press_all(self) -> None:
         while self._pressed:
             async with self.turn:
                 data = b"".join(self._pressed)
                 self._pressed.clear()
-                self._count = 0
                 try:
                     self.typed_at = self._loop.time()
                     await self._process.write(data)
                 except ProcessError:
                     return  # it has exited, or is about to
+                finally:
+                    self._count -= len(data)
+                    self._room.set()
 
     def close(self) -> None:
         """Forget what was not typed yet. Idempotent."""
         self._pressed.clear()
+        self._count = 0
+        self._room.set()
         if self._pump is not None:
             self._pump.cancel()
             self._pump = None

@@ -17,7 +17,7 @@ from harness.processes import Process, Size
 from harness.sessions.dialects.titles import Signal
 from harness.sessions.facts import Source, State
 from harness.sessions.reports import Decision, Outgoing, Reading, Receipt, Report
-from harness.sessions.transports.keyboard import ENTER, INTERRUPT, Keyboard, as_typed, check_text
+from harness.sessions.transports.keyboard import END_OF_FILE, ENTER, INTERRUPT, Keyboard, as_typed, check_text
 from harness.sessions.transports.process_table import QUIET_SECONDS, ProcessTable, Waiter
 from harness.sessions.transports.readings import Readings
 
@@ -29,6 +29,8 @@ _MAX_LINE = 4095  # of a terminal that hands over lines, with its end; the rest 
 _FIRST_SECONDS = 0.001  # for bytes to pass from our side of the terminal to the other
 _SURE_SECONDS = 0.05  # after which nothing waiting means that it was read, where nobody was known to wait and nothing is echoed
 _SURELY_SECONDS = 1.0  # the same where somebody waits, and does not awake
+_FIRST_END_SECONDS = 0.05  # between looks whether somebody reads on after the end of the input
+_SLOWEST_END_SECONDS = 2.0
 _SLOWEST_RECEIPT_SECONDS = 0.1
 _FIRST_LOOK_SECONDS = 0.005
 _SLOWEST_LOOK_SECONDS = 0.25
@@ -52,6 +54,7 @@ class LineProgram:
         self._wait = _FIRST_LOOK_SECONDS
         self._timer: asyncio.TimerHandle | None = None
         self._receipts: set[asyncio.Task[None]] = set()
+        self._ending: asyncio.Task[None] | None = None
         self._closed = False
 
     def prepare(self, argv: tuple[str, ...]) -> tuple[str, ...]:
@@ -75,6 +78,30 @@ class LineProgram:
 
     def typed(self, data: bytes) -> None:
         self._look_soon()
+
+    def end_of_input(self) -> None:
+        """From now on whoever reads the terminal is told that its input has ended, as in a pipe."""
+        if self._ending is None:
+            self._ending = self._loop.create_task(self._end_input())
+
+    async def _end_input(self) -> None:
+        """A sign for the end that is typed ahead is lost where a program is only starting: it is typed to who waits."""
+        seconds = _FIRST_END_SECONDS
+        while self._process is not None and self._keyboard is not None and self._process.terminal is not None:
+            if self._table is None or (self._keyboard.idle and not self._process.input_waiting and self._reads_on()):
+                lines = self._table is None or self._table.canonical()
+                handed_over = self._keyboard.line_ended  # a line that was begun is, first
+                self._keyboard.press(END_OF_FILE if handed_over or lines else ENTER)
+                self._keyboard.line_ended = True
+            await asyncio.sleep(seconds)
+            seconds = min(seconds * 1.5, _SLOWEST_END_SECONDS)
+
+    def _reads_on(self) -> bool:
+        """Whether somebody waits for a line, shown or not."""
+        if self._table is None:
+            return False
+        reading = self._table.read(self._loop.time() - self._output_at)
+        return reading.state is State.PROMPT or (reading.state is State.BLOCKED and reading.detail == "question")
 
     async def interrupt(self) -> bool:
         """A prompt has nothing to interrupt."""
@@ -187,5 +214,5 @@ class LineProgram:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for receipt in tuple(self._receipts):
-            receipt.cancel()
+        for task in (*self._receipts, *([] if self._ending is None else [self._ending])):
+            task.cancel()

@@ -131,6 +131,9 @@ class PipesTransport:
     def keys(self, data: bytes) -> None:
         """There is no terminal to type at."""
 
+    async def room(self) -> None:
+        """Nor anything that could be full."""
+
     def end_of_input(self) -> None:
         """Nor one whose input could end."""
 

@@ -108,10 +108,13 @@ class TerminalTransport:
             self._keyboard.press(data)
             self._program.typed(data)
 
+    async def room(self) -> None:
+        if self._keyboard is not None:
+            await self._keyboard.room()
+
     def end_of_input(self) -> None:
-        """Type the sign for it, which is one only where a terminal hands over lines; others would take it for a key."""
-        if self._living is not None and self._keyboard is not None and not self._spec.profile.rules:
-            self._keyboard.end()
+        if self._living is not None:
+            self._program.end_of_input()
 
     def resize(self, size: Size) -> None:
         self._size = size
