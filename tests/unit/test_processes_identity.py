@@ -82,7 +82,7 @@ def test_who_sleeps_and_has_no_child_rests(child: subprocess.Popen[bytes]) -> No
     """A shell that waits for what it has started does not, nor does one that works, nor one that has gone."""
     shell = ["sh", "-c"]
     with (
-        subprocess.Popen([*shell, "sleep 300; :"], start_new_session=True) as waits,
+        subprocess.Popen([*shell, "sleep 300; :"]) as waits,
         subprocess.Popen([*shell, "while :; do :; done"]) as works,
     ):
         deadline = time.monotonic() + 20
@@ -91,7 +91,8 @@ def test_who_sleeps_and_has_no_child_rests(child: subprocess.Popen[bytes]) -> No
             time.sleep(0.01)
         rests = [Identity.of(process.pid).rests() for process in (child, waits, works)]
         gone = Identity.of(works.pid)
-        os.killpg(waits.pid, signal.SIGKILL)
+        for pid in Path(f"/proc/{waits.pid}/task/{waits.pid}/children").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)  # its shell reaps it and goes, so that no orphan is left to us
         works.kill()
 
     assert rests == [True, False, False]
