@@ -3,7 +3,8 @@
 Frames are a type letter, four bytes of length (big-endian) and a payload. From a viewer: `I` typed bytes, `E` the end of its
 input, `R` rows and columns (two bytes each), `D` detach. To a viewer: `P` where in the transcript its output goes on (eight
 bytes), `O` output, `S` so many bytes (eight) are skipped, since they were rotated away, `X` how the session ended, as JSON.
-All output is in the transcript: a viewer that is slow gets it from there, and one that is cut off can read on by itself.
+All output that the disk took is in the transcript: a viewer that is slow gets it from there, and one that is cut off reads on
+by itself.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ def frame(kind: bytes, payload: bytes) -> bytes:
 
 
 class Attached:
-    """One viewer, from an offset of the transcript on. Nothing is left out but what was rotated away."""
+    """One viewer, from an offset of the transcript on. Nothing is left out but what was rotated away.
+
+    What no disk would take is shown only to one that is not behind.
+    """
 
     def __init__(self, writer: asyncio.StreamWriter, log: LogReader, position: int) -> None:
         self._writer = writer

@@ -16,7 +16,7 @@ _PASTE, _PASTE_END = b"\x1b[200~", b"\x1b[201~"
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _PIECE = 4096
 _PATIENCE_SECONDS = 30.0
-_MAX_PRESSED = 4 << 20
+_MAX_PRESSED = 1 << 20
 _MUCH = 1 << 18
 _AFTER_ESCAPE_SECONDS = 0.15  # what follows an Esc at once is taken for Alt and a letter
 
@@ -67,7 +67,7 @@ class Keyboard:
     def press(self, data: bytes) -> None:
         """Keys of a person, or an answer to the program's own question: typed when it is their turn, without waiting here.
 
-        What a program that does not read has been sent beyond four megabytes is dropped; `room` waits before that.
+        What a program that does not read has been sent beyond a megabyte is dropped; `room` waits before that.
         """
         if self._count + len(data) > _MAX_PRESSED:
             return
